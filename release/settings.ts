@@ -28,7 +28,7 @@ it equal to it; \`grpo COMMAND --help\` prints the same texts, \`grpo COMMAND --
 A setting is a flag (\`--learning_rate 1e-5\`, \`--learning-rate=1e-5\`), a line of a TOML, YAML or JSON file (\`learning_rate = 1e-5\`), or a
 property in TypeScript (\`learningRate: 1e-5\`). Flags override the file, the file overrides the preset, the preset the defaults. A switch
 is set by its name and unset by \`--no_NAME\` or \`--NAME false\`; \`null\` is written as it is. The commands without a configuration
-(\`push\`, \`verify\`, \`data\`, \`init\`, \`bench\`, \`doctor\`, \`check:gpu\`, \`completions\`) list their few flags under \`--help\`.`;
+(\`push\`, \`export\`, \`verify\`, \`data\`, \`init\`, \`bench\`, \`doctor\`, \`check:gpu\`, \`completions\`) list their few flags under \`--help\`.`;
 
 /** A row: name, what is written for the value, default, text. */
 function row(key: string, setting: z.ZodType): string {

@@ -23,6 +23,9 @@ export const bundledTraining: ConfigInput<"train"> = {
   evalSamples: 300,
 };
 
+/** Adapters take a higher learning rate (docs/lora.md). */
+const bundledAdapters: ConfigInput<"train"> = { ...bundledTraining, learningRate: 2e-3 };
+
 function bundledPath(relative: string): string {
   const path = assetPath(relative);
   if (!existsSync(path)) throw new RunError(`${path} is missing; restore it, or make it anew with: bun data/make.ts`);
@@ -34,12 +37,15 @@ export const bundledProblems = (): string => bundledPath("data/problems/train.ar
 export const bundledEvalProblems = (): string => bundledPath("data/problems/eval.arrow");
 
 /** The settings of `train` or `plan`; without a model and a dataset those of the bundled run stand in. */
-export function orBundled<L extends { readonly config: { readonly model: unknown; readonly dataset: unknown } }>(
-  load: (options: { readonly defaults?: typeof bundledTraining }) => L,
-): L & { readonly bundled: boolean } {
+export function orBundled<
+  L extends { readonly config: { readonly model: unknown; readonly dataset: unknown; readonly usePeft: boolean } },
+>(load: (options: { readonly defaults?: typeof bundledTraining }) => L): L & { readonly bundled: boolean } {
   const first = load({});
   const bundled = first.config.model === null && first.config.dataset === null;
-  return { ...(bundled ? load({ defaults: bundledTraining }) : first), bundled };
+  return {
+    ...(bundled ? load({ defaults: first.config.usePeft ? bundledAdapters : bundledTraining }) : first),
+    bundled,
+  };
 }
 
 /** Where model and data come from. */

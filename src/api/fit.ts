@@ -80,7 +80,18 @@ export const measures: readonly Measure[] = [
     less: ({ dtype }, _) => (dtype === "bfloat16" ? null : { dtype: "bfloat16" }),
     more: () => null,
   },
+  {
+    key: "use_peft",
+    cost: "adapters are trained in place of the weights, at about ten times the learning_rate: other results",
+    tier: 2,
+    // What a reference follows or a model replaces is not the policy without adapters.
+    less: ({ usePeft, syncRefModel }) => (usePeft || syncRefModel ? null : { usePeft: true }),
+    more: () => null,
+  },
 ];
+
+/** The last tier: what changes results most is tried last. */
+const LAST_TIER = Math.max(...measures.map(({ tier }) => tier));
 
 export interface Fitted {
   readonly fits: boolean;
@@ -135,7 +146,7 @@ export async function fitSettings(
   };
   const least: Changes = given.has("gradient_checkpointing") ? {} : { gradientCheckpointing: true };
   let state = await withChanges({ config, peakBytes: 0 }, least);
-  for (let tier = 0; state.peakBytes > bytes && tier <= 1; tier++) {
+  for (let tier = 0; state.peakBytes > bytes && tier <= LAST_TIER; tier++) {
     const usable = own.filter((measure) => measure.tier <= tier);
     for (let smaller = await reduced(state, usable, limits, withChanges); smaller; ) {
       state = smaller;
@@ -187,7 +198,10 @@ function changesOf(
     const value = after[name];
     const recomputes = key === "gradient_checkpointing" && value === true;
     if (value === was || value === null || (recomputes && adapts)) return [];
-    const isLess = typeof value === "number" && typeof was === "number" ? value < was : recomputes || key === "dtype";
+    const isLess =
+      typeof value === "number" && typeof was === "number"
+        ? value < was
+        : recomputes || key === "dtype" || key === "use_peft";
     return [{ key, value, cost: isLess ? cost : null }];
   });
 }

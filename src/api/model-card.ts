@@ -84,7 +84,7 @@ function frontMatter(run: RunRecord | null): string {
     "---",
     ...(base === null ? [] : [`base_model: ${yaml(base)}`]),
     ...(dataset === null ? [] : ["datasets:", `- ${yaml(dataset)}`]),
-    "library_name: transformers",
+    `library_name: ${run?.settings.use_peft === true ? "peft" : "transformers"}`,
     "pipeline_tag: text-generation",
     "tags:",
     ...[...new Set([method, ...(method === "sft" ? [] : ["grpo", "reinforcement-learning"]), "bun-grpo"])].map(

@@ -4,6 +4,7 @@
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { adapterConfigName } from "../checkpoint/adapter.ts";
 import { runRecord } from "../checkpoint/held.ts";
 import { isModelFile } from "../checkpoint/huggingface.ts";
 import { isFolder } from "../checkpoint/state.ts";
@@ -113,8 +114,11 @@ export async function pushModel(
   more: readonly PushedFile[] = [],
 ): Promise<Pushed> {
   const paths = filesBelow(folder).filter(isModelFile);
-  if (!paths.includes("config.json") || !paths.some((path) => path.endsWith(".safetensors")))
-    throw new InputError(`${folder}: holds no model (config.json, *.safetensors); give a run's folder or a checkpoint`);
+  const isModel = paths.includes("config.json") || paths.includes(adapterConfigName);
+  if (!isModel || !paths.some((path) => path.endsWith(".safetensors")))
+    throw new InputError(
+      `${folder}: holds no model (config.json, *.safetensors) and no adapter; give a run's folder or a checkpoint`,
+    );
   const { pushFiles, pushedRepository } = await hubLibrary();
   const { id } = await pushedRepository(target, "push");
   const files = paths.map((path) => ({ path, from: { file: join(folder, path) } }));

@@ -1,4 +1,5 @@
 /** Supervised fine-tuning wired together from its settings: folder, data, session. The loop itself is src/sft/trainer.ts. */
+import { baseNameOf } from "../checkpoint/adapter.ts";
 import { resolveModel } from "../checkpoint/hub.ts";
 import { placesOf, readModelConfig } from "../checkpoint/huggingface.ts";
 import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
@@ -139,7 +140,11 @@ async function sftInto(
             policy,
             critic: null,
             movingReference: null,
-            assets: { folder: startFolder, chatTemplate, base: { name: model, revision: config.modelRevision } },
+            assets: {
+              folder: startFolder,
+              chatTemplate,
+              base: baseNameOf(startFolder, { name: model, revision: config.modelRevision }),
+            },
           },
           tokenizer,
           problems,

@@ -36,7 +36,11 @@ export interface AdapterConfig {
   readonly path: string;
   readonly settings: AdapterSettings;
   readonly base: BaseName;
+  /** For sequence classification: it has a scalar head of its own. */
+  readonly isScorer: boolean;
 }
+
+const tasks: Readonly<Record<ModelHead, string>> = { lm: "CAUSAL_LM", score: "SEQ_CLS" };
 
 const names = z.array(z.string().min(1));
 const schema = z.looseObject({
@@ -48,6 +52,7 @@ const schema = z.looseObject({
   use_rslora: z.boolean().nullish(),
   target_modules: z.union([z.string().min(1), names.min(1)]),
   modules_to_save: names.nullish(),
+  task_type: z.string().nullish(),
 });
 
 /** What other values than these would ask for, and nothing here computes. */
@@ -102,7 +107,13 @@ export function readAdapterConfig(folder: string): AdapterConfig {
       saved: data.modules_to_save ?? [],
     },
     base: { name: data.base_model_name_or_path, revision: data.revision ?? null },
+    isScorer: data.task_type === tasks.score,
   };
+}
+
+/** The base as an adapter of this model should name it: an adapter's own base, or the model as the user named it. */
+export function baseNameOf(folder: string, named: BaseName): BaseName {
+  return isAdapterFolder(folder) ? readAdapterConfig(folder).base : named;
 }
 
 /** The base of an adapter on the hub; null: it is a folder. */
@@ -194,8 +205,6 @@ export function checkAdapterFile(
       `${file.path}: tensor ${/^[\w.-]{1,160}$/.test(other) ? other : JSON.stringify(other.slice(0, 60))} belongs to no module of the base model that ${adapterConfigName} names; the adapter is of another base model`,
     );
 }
-
-const tasks: Readonly<Record<ModelHead, string>> = { lm: "CAUSAL_LM", score: "SEQ_CLS" };
 
 /**
  * Writes adapter_config.json as PEFT reads it.

@@ -6,18 +6,26 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, statSyn
 import { dirname, join } from "node:path";
 import { readJsonFile } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
-import { architectureOf, type ModelConfig, type ModelHead, type WeightDtype } from "../families/config.ts";
+import {
+  architectureOf,
+  type ModelConfig,
+  type ModelHead,
+  type WeightDtype,
+  withScalarHead,
+} from "../families/config.ts";
 import { parseModelConfig } from "../families/families.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { requireFile } from "../files/paths.ts";
 import { writeFailure } from "../files/refusals.ts";
 import {
+  type AdapterConfig,
   type AdapterFile,
   adapterConfigName,
   adapterWeightsName,
   baseFolderOf,
   isAdapterFolder,
   openAdapter,
+  readAdapterConfig,
 } from "./adapter.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 
@@ -27,6 +35,8 @@ export interface ModelFolder {
   readonly checkpoint: Checkpoint;
   /** Config and checkpoint are those of its base; null: the folder is a whole model. */
   readonly adapter: AdapterFile | null;
+  /** Where config and weights are: the folder itself, or an adapter's base. */
+  readonly base: string;
 }
 
 /**
@@ -45,7 +55,10 @@ export function readModelFolder(
   if (isAdapterFolder(folder)) {
     const adapter = openAdapter(folder);
     try {
-      return { ...readModelFolder(base ?? baseFolderOf(folder), wanted), folder, adapter };
+      const from = base ?? baseFolderOf(folder);
+      const config = readAdaptedConfig(adapter.config, from, wanted);
+      const { config: own, ...rest } = readModelFolder(from, "either");
+      return { ...rest, folder, config: { ...config, dtype: own.dtype }, adapter };
     } catch (error) {
       adapter.close();
       throw error;
@@ -55,7 +68,20 @@ export function readModelFolder(
   const checkpoint = openCheckpoint(folder);
   const named = config.raw.dtype ?? config.raw.torch_dtype ?? "auto";
   const settled = named === "auto" ? { ...config, dtype: storedDtype(checkpoint) } : config;
-  return { folder, config: settled, checkpoint, adapter: null };
+  return { folder, config: settled, checkpoint, adapter: null, base: folder };
+}
+
+/**
+ * The config of an adapter's base. An adapter for sequence classification brings a scalar head, which a language model as
+ * its base need not have.
+ */
+function readAdaptedConfig({ path, isScorer }: AdapterConfig, base: string, wanted: ModelHead | "either"): ModelConfig {
+  if (!isScorer) return readModelConfig(base, wanted);
+  if (wanted === "lm")
+    throw new InputError(
+      `${path}: task_type: an adapter for sequence classification scores text and cannot generate it; give it in reward_funcs or critic_model`,
+    );
+  return withScalarHead(readModelConfig(base, "either"));
 }
 
 /** Where config.json and the tokenizer's files are: an adapter has at most the latter. */
@@ -72,7 +98,7 @@ export function readModelConfig(folder: string, wanted: ModelHead | "either" = "
   if (!stat.isDirectory())
     throw new InputError(`${folder}: is a file; give the folder with config.json and the safetensors weights`);
   requireFile(folder);
-  if (isAdapterFolder(folder)) return readModelConfig(baseFolderOf(folder), wanted);
+  if (isAdapterFolder(folder)) return readAdaptedConfig(readAdapterConfig(folder), baseFolderOf(folder), wanted);
   const path = join(folder, "config.json");
   if (!existsSync(path)) throw new InputError(`${folder}: holds no config.json; give a model folder`);
   return parseModelConfig(readJsonFile(path), path, wanted);

@@ -85,6 +85,12 @@ export const commands: readonly CommandEntry[] = [
     load: async () => (await import("./push.ts")).push,
   },
   {
+    name: "export",
+    summary: "merge a LoRA adapter into its base model, as a plain folder",
+    makesFiles: true,
+    load: async () => (await import("./export.ts")).exporting,
+  },
+  {
     name: "plan",
     settings: "plan",
     summary: "print the memory and disk that a training run would need",

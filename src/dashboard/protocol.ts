@@ -24,18 +24,6 @@ export interface MemoryPicture {
   readonly peakBytes: number;
 }
 
-/** What does not change while a run is followed. */
-export interface RunInfo {
-  readonly run: number;
-  /** Short, and different for every run shown. */
-  readonly name: string;
-  readonly folder: string;
-  readonly command: string | null;
-  readonly totalSteps: number | null;
-  readonly settings: Readonly<Record<string, unknown>>;
-  readonly memory: MemoryPicture | null;
-}
-
 /** Rows of optimizer steps, and of evaluations. */
 export const tables = ["steps", "evaluations"] as const;
 export type TableName = (typeof tables)[number];
@@ -61,6 +49,21 @@ export interface RunState {
   readonly read: boolean;
 }
 
+/** A run as the page first asks for it. */
+export interface RunInfo {
+  readonly run: number;
+  /** Short, and different for every run shown. */
+  readonly name: string;
+  readonly folder: string;
+  readonly command: string | null;
+  readonly totalSteps: number | null;
+  readonly settings: Readonly<Record<string, unknown>>;
+  readonly memory: MemoryPicture | null;
+  readonly state: RunState;
+  /** The columns of each table. */
+  readonly names: Readonly<Record<TableName, readonly string[]>>;
+}
+
 export type Status = "running" | "ended" | "unknown";
 
 export interface StateMessage {
@@ -84,6 +87,19 @@ export interface ColumnsHead {
   readonly from: number;
   readonly rows: number;
   readonly names: readonly string[];
+}
+
+/**
+ * Before an overview of columns: of each of the names, Float32 means, least and largest values of buckets of `stride` steps,
+ * `buckets` of each. Bucket 0 begins at step 0; NaN: no value.
+ */
+export interface OverviewHead {
+  readonly epoch: number;
+  readonly stride: number;
+  readonly buckets: number;
+  readonly names: readonly string[];
+  /** The first and the newest value of each column. */
+  readonly ends: readonly (readonly [first: number | null, last: number | null])[];
 }
 
 /** A completion as the list shows it. */

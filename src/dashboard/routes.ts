@@ -30,13 +30,15 @@ export async function answerOf(
   switch (path) {
     case "/api/names":
       return table && json({ epoch: run.state().epoch, names: run.table(table).names });
-    case "/api/columns": {
+    case "/api/columns":
+    case "/api/overview": {
       if (table === undefined) return undefined;
-      const known = new Set(run.table(table).names);
+      const own = run.table(table);
+      const known = new Set(own.names);
       const names = [...new Set(query.getAll("name"))].filter((name) => known.has(name));
-      return new Response(run.table(table).encode(run.state().epoch, names, from), {
-        headers: { "content-type": "application/octet-stream" },
-      });
+      const { epoch } = run.state();
+      const bytes = path === "/api/columns" ? own.encode(epoch, names, from) : own.overview(epoch, names);
+      return new Response(bytes, { headers: { "content-type": "application/octet-stream" } });
     }
     case "/api/generations": {
       const { epoch, steps } = run.generations();

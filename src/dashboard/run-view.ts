@@ -134,22 +134,23 @@ export function viewRun(path: string, run: number, name = basename(path)): RunVi
     generations = steps;
   };
 
+  const state = (): RunState => {
+    const { steps, evaluations } = found;
+    return {
+      ...{ run, epoch, damaged, written, read },
+      rows: { steps: steps.rows, evaluations: evaluations.rows },
+      columns: { steps: steps.names.length, evaluations: evaluations.names.length },
+      step: steps.lastStep,
+      generations: generations.length,
+      record: records,
+    };
+  };
   return {
-    folder,
+    ...{ folder, state },
     info() {
       const { command = null, totalSteps = null, settings = {} } = about ?? {};
-      return { ...{ run, name, folder: path, command, totalSteps, settings }, memory };
-    },
-    state() {
-      const { steps, evaluations } = found;
-      return {
-        ...{ run, epoch, damaged, written, read },
-        rows: { steps: steps.rows, evaluations: evaluations.rows },
-        columns: { steps: steps.names.length, evaluations: evaluations.names.length },
-        step: steps.lastStep,
-        generations: generations.length,
-        record: records,
-      };
+      const names = { steps: found.steps.names, evaluations: found.evaluations.names };
+      return { ...{ run, name, folder: path, command, totalSteps, settings, memory, names }, state: state() };
     },
     table: (of) => found[of],
     generations: () => ({ epoch: generationsEpoch, steps: generations }),

@@ -151,6 +151,7 @@ export function startServer(options: ServerOptions): PageServer {
       lastProgress = null;
       while (polling) await Bun.sleep(5);
       await pollAll();
+      events.close();
     },
     close() {
       closed = true;

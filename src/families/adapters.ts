@@ -111,7 +111,7 @@ function checkSaved(config: ModelConfig, name: string, linears: readonly string[
 }
 
 /** PEFT adds these for sequence classification; one of them is ours. */
-const scoreHeads: readonly string[] = ["classifier", "score"];
+export const scoreHeads: readonly string[] = ["classifier", "score"];
 
 /** Modules other than the layers' projections. */
 function otherModules(config: ModelConfig): string[] {

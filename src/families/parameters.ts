@@ -1,7 +1,15 @@
 /** A model's parameters as a list, for loading, training and saving, in the order of the forward pass. */
 import { adaptedName } from "./adapter-names.ts";
 import type { ModelConfig } from "./config.ts";
-import { type Layer, type Linear, mapLayer, matrix, type ParameterSpec, productsOfOneInput } from "./layer.ts";
+import {
+  type Adapter,
+  type Layer,
+  type Linear,
+  mapLayer,
+  matrix,
+  type ParameterSpec,
+  productsOfOneInput,
+} from "./layer.ts";
 
 /** The head of a reward model or critic, (1, D), as transformers' sequence classification names it in every family. */
 export const scalarHead = "score.weight";
@@ -30,6 +38,21 @@ function listed(config: ModelConfig, layers: readonly Layer<ParameterSpec>[]): P
   const head = ownHead(config);
   const all = [...specs, config.finalNorm, ...(head ? [head] : [])];
   return all.flatMap((spec) => (spec.copyOf ? [spec.copyOf, spec] : [spec]));
+}
+
+/** The adapters of a model's projections, by the name of the weight beside which they are. */
+export function adaptersByWeight(config: ModelConfig): ReadonlyMap<string, Adapter<ParameterSpec>> {
+  const found = new Map<string, Adapter<ParameterSpec>>();
+  for (const layer of layersOf(config))
+    mapLayer(
+      layer,
+      (spec) => spec,
+      (linear) => {
+        if (linear.adapter) found.set(linear.weight.name, linear.adapter);
+        return linear;
+      },
+    );
+  return found;
 }
 
 /** Parameters that lie side by side in memory, in this order; most are alone. */
@@ -73,9 +96,16 @@ export function parameterBlocks(config: ModelConfig, rowBlock: number): Paramete
   });
 }
 
+/** Number of parameters that are trained and saved: all, or with adapters theirs and those of copies. */
+export function trainedCount(config: ModelConfig): number {
+  return parameterSpecs(config).reduce((sum, { shape, trainable }) => (trainable ? sum + countOf(shape) : sum), 0);
+}
+
+const countOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
+
 /** Number of parameters, counting tied ones once. */
 export function parameterCount(config: ModelConfig): number {
-  return parameterSpecs(config).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  return parameterSpecs(config).reduce((sum, { shape }) => sum + countOf(shape), 0);
 }
 
 /** The sizes that determine a model's buffers. */

@@ -3,7 +3,7 @@
  * it, each of one optimizer step or of the steps that its lines name. For offline use, and to replay a recorded
  * generation; a critic is not updated.
  */
-import { isAdapterFolder } from "../checkpoint/adapter.ts";
+import { baseNameOf, isAdapterFolder } from "../checkpoint/adapter.ts";
 import { resolveModel } from "../checkpoint/hub.ts";
 import { placesOf, readModelConfig } from "../checkpoint/huggingface.ts";
 import type { UpdateConfig } from "../config/schema.ts";
@@ -108,8 +108,8 @@ async function learnRecorded(
   const config = onDevice(given, policy.model.device);
   const moving = movement(config, resume);
   const movingReference = moving && reference;
-  const base = config.model === null ? undefined : { name: config.model, revision: config.modelRevision };
-  const assets = { folder, chatTemplate: null, ...(base && { base }) };
+  const base = baseNameOf(folder, { name: config.model ?? folder, revision: config.modelRevision });
+  const assets = { folder, chatTemplate: null, base };
   const models: TrainedModels = { policy, critic: null, movingReference, assets };
   if (typeof resume?.folder === "string") restoreOptimizer(models, resume.folder);
   const weighed = await weighRecorded(

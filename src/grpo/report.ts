@@ -2,7 +2,7 @@
  * Reports a generation after it has been learned from: a record for each of its steps, warnings, its rollouts for
  * `grpo update`, some completions for the console. Ends a run in which nothing is ever scored.
  */
-import { parameterCount } from "../families/parameters.ts";
+import { parameterCount, trainedCount } from "../families/parameters.ts";
 import type { Turn } from "../run/run.ts";
 import { anonymousBytes } from "../session/memory.ts";
 import type { Estimate } from "./estimators/estimators.ts";
@@ -55,7 +55,8 @@ export function createReport(
       ...generationMetrics(generation, samples, estimate, {
         ...{ epoch: position / problems.dataset.numRows, numTokens, skippedRows, dynamic: config.dynamicSampling },
         ...{ times: turn.times(), updateTokens, referenceTokens },
-        ...{ parameters: parameterCount(modelConfig), peakFlops: ranks.size * device.peakFlops(dtype) },
+        ...{ parameters: parameterCount(modelConfig), trained: trainedCount(modelConfig) },
+        peakFlops: ranks.size * device.peakFlops(dtype),
         memoryPeakBytes: device.heldBytes() ?? anonymousBytes(),
       }),
       // If π_old is the sampler's logprobs to the bit, compare them with the first forward pass instead.

@@ -3,7 +3,7 @@
  * batch shape and memory. `grpo plan` stops here; the trainer continues.
  */
 
-import { isAdapterFolder } from "../checkpoint/adapter.ts";
+import { baseNameOf, isAdapterFolder } from "../checkpoint/adapter.ts";
 import { resolveModel } from "../checkpoint/hub.ts";
 import { type ModelFolder, placesOf, readModelConfig } from "../checkpoint/huggingface.ts";
 import { createClosers } from "../closing.ts";
@@ -197,6 +197,14 @@ export async function setUpTraining(
     const settled = onDevice(config, device);
     const sizes = { longestPrompt, evaluates: evalProblems !== null, ranks: team.ranks.size };
     const models = await trainingModels(settled, { startFolder, weightsFolder }, batch, sizes, note);
+    const named = { name: paths.model, revision: config.modelRevision };
+    const base = baseNameOf(startFolder, named);
+    const criticBase = models.critic
+      ? baseNameOf(models.critic.folder, {
+          name: config.criticModel ?? paths.model,
+          revision: config.criticModel === null ? config.modelRevision : null,
+        })
+      : base;
     const planned = open.add(planSession(device, (plan) => planTenants(plan, config, models, team), note));
     return {
       ...{
@@ -211,7 +219,7 @@ export async function setUpTraining(
         planned,
         team,
       },
-      assets: { folder: startFolder, chatTemplate, base: { name: paths.model, revision: config.modelRevision } },
+      assets: { folder: startFolder, chatTemplate, base, criticBase },
       close: open.close,
     };
   } catch (error) {
@@ -264,6 +272,7 @@ async function trainingModels(
         ? {
             folder: criticModel === null ? startFolder : await resolveModel(criticModel, { note }),
             resumeFrom: weightsFolder,
+            adapters: config,
           }
         : null,
     rewardModels: await rewardModels(config, longestPrompt + maxCompletionLength, completions, note),

@@ -98,17 +98,21 @@ export interface GenerationCost {
   readonly updateTokens: number;
   readonly referenceTokens: number;
   readonly parameters: number;
+  /** Those with a gradient: all, or the adapters'. */
+  readonly trained: number;
   readonly peakFlops: number;
 }
 
 /** Throughput and MFU. */
 function speedMetrics({ sampledTokens, promptTokens }: Generation, cost: GenerationCost): Values {
-  const { updateTokens, referenceTokens, times, parameters } = cost;
+  const { updateTokens, referenceTokens, times, parameters, trained } = cost;
   const seconds = times.step_time ?? 0;
   const rollout = times["time/rollout"] ?? 0;
   const update = times["time/update"] ?? 0;
-  // 2 operations per parameter and token forward, 4 more backward; recomputation is not counted, as usual for MFU.
-  const flops = parameters * (2 * (sampledTokens + promptTokens) + 2 * referenceTokens + 6 * updateTokens);
+  // 2 operations per parameter and token forward, 2 backward for its input and 2 if it is trained; recomputation is not
+  // counted, as usual for MFU.
+  const forward = sampledTokens + promptTokens + referenceTokens;
+  const flops = parameters * (2 * forward + 4 * updateTokens) + trained * 2 * updateTokens;
   return {
     tokens_per_second: seconds > 0 ? (sampledTokens + promptTokens) / seconds : 0,
     rollout_tokens_per_second: rollout > 0 ? sampledTokens / rollout : 0,

@@ -97,6 +97,8 @@ export interface ModelBuffers {
   readonly dtype: ComputeDType;
   /** Positions that the rotary tables must cover. */
   readonly positions: number;
+  /** Prefix of another model of the same type, planned before, whose frozen parameters are this model's too. */
+  readonly frozenOf?: string | undefined;
 }
 
 /** Adds parameters and rotary tables to the plan; the returned function binds them after allocation. */
@@ -104,7 +106,7 @@ export function planModelBuffers(
   plan: PlanBuilder,
   device: Device,
   config: ModelConfig,
-  { prefix, dtype, positions }: ModelBuffers,
+  { prefix, dtype, positions, frozenOf }: ModelBuffers,
 ): (tensors: ReadonlyMap<string, Tensor>) => Model {
   const elements = (spec: ParameterSpec) => device.parameterElements(spec.shape, dtype);
   const blocks = parameterBlocks(config, device.rowBlock).map(({ name, parts }) => ({
@@ -116,11 +118,14 @@ export function planModelBuffers(
       config.adapters && parts.every(({ trainable }) => trainable) ? [name] : [],
     ),
   );
+  const isShared = (name: string) => frozenOf !== undefined && !isAdapter.has(name);
   for (const block of blocks)
-    planBlock(plan, [`${prefix} ${isAdapter.has(block.name) ? "adapters" : "weights"}`, prefix, dtype], block);
+    if (!isShared(block.name))
+      planBlock(plan, [`${prefix} ${isAdapter.has(block.name) ? "adapters" : "weights"}`, prefix, dtype], block);
   const bindRope = planRopeTables(plan, config, positions, prefix);
   return (tensors) => {
-    const buffers = new Map(blocks.flatMap((block) => [...bindBlock(tensors, prefix, block)]));
+    const owner = (name: string) => (isShared(name) ? frozenOf! : prefix);
+    const buffers = new Map(blocks.flatMap((block) => [...bindBlock(tensors, owner(block.name), block)]));
     const weights = bindWeights(config, dtype, buffers);
     return { device, config, weights, rope: bindRope(tensors), adapterProducts: null };
   };

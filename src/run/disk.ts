@@ -2,7 +2,7 @@
 import { existsSync, statfsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { ModelConfig } from "../families/config.ts";
-import { parameterCount } from "../families/parameters.ts";
+import { trainedCount } from "../families/parameters.ts";
 import { bytesPerElement, type ComputeDType } from "../tensor/dtype.ts";
 import { mebibytes } from "../tensor/mebibytes.ts";
 
@@ -29,7 +29,7 @@ export interface Saving {
 const optimizerBytes = (weightBytes: number): number => 8 + (weightBytes === 4 ? 0 : 4);
 
 export function diskUse(config: ModelConfig, dtype: ComputeDType, saving: Saving): DiskUse {
-  const parameters = parameterCount(config);
+  const parameters = trainedCount(config);
   const weightBytes = bytesPerElement(dtype);
   const models = saving.hasCritic ? 2 : 1;
   const modelBytes = models * parameters * weightBytes;

@@ -7,7 +7,7 @@ import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import type { AdapterConfigSettings } from "../config/schema.ts";
 import { InputError } from "../errors.ts";
 import { isLowRank, originalName } from "../families/adapter-names.ts";
-import { allLinear, checkAdapters, projectionNames, withAdapters } from "../families/adapters.ts";
+import { allLinear, checkAdapters, projectionNames, scoreHeads, withAdapters } from "../families/adapters.ts";
 import type { AdapterSettings, ModelConfig } from "../families/config.ts";
 import { parameterSpecs } from "../families/parameters.ts";
 import { type AdapterStart, adapterStart } from "../model/adapter-start.ts";
@@ -34,7 +34,8 @@ function wantedAdapters(model: ModelConfig, config: AdapterConfigSettings): Adap
     alpha: config.loraAlpha,
     rslora: config.useRslora,
     targets: named.includes(allLinear) ? projectionNames(model) : named,
-    saved: config.modulesToSave ?? [],
+    // A scalar head is always trained; there is no other.
+    saved: (config.modulesToSave ?? []).filter((name) => model.head === "lm" || name !== "lm_head"),
   };
 }
 
@@ -89,7 +90,7 @@ function requireSame({ config: { path, settings } }: AdapterFile, wanted: Adapte
     ["lora_alpha", settings.alpha, "lora_alpha", wanted.alpha],
     ["use_rslora", settings.rslora, "use_rslora", wanted.rslora],
     ["target_modules", settings.targets, "lora_target_modules", wanted.targets],
-    ["modules_to_save", settings.saved, "modules_to_save", wanted.saved],
+    ["modules_to_save", settings.saved.filter((name) => !scoreHeads.includes(name)), "modules_to_save", wanted.saved],
   ] as const;
   for (const [field, there, setting, here] of pairs)
     if (JSON.stringify(there) !== JSON.stringify(here) && sorted(there) !== sorted(here))

@@ -6,14 +6,7 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
-import {
-  adapterWeightsName,
-  type BaseName,
-  isAdapterFolder,
-  openAdapter,
-  readAdapterConfig,
-  writeAdapterConfig,
-} from "../checkpoint/adapter.ts";
+import { adapterWeightsName, type BaseName, openAdapter, writeAdapterConfig } from "../checkpoint/adapter.ts";
 import { dropEarlier } from "../checkpoint/earlier.ts";
 import { copyModelAssets, type ModelFolder, writeChatTemplate, writeConfig } from "../checkpoint/huggingface.ts";
 import { type MappedTensor, openSafetensors } from "../checkpoint/safetensors.ts";
@@ -23,14 +16,13 @@ import { writeTogether } from "../checkpoint/together.ts";
 import type { Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { ModelHead } from "../families/config.ts";
-import { parameterSpecs } from "../families/parameters.ts";
 import { writeFolderAtomic } from "../files/atomic.ts";
 import { writeFailure } from "../files/refusals.ts";
 import type { Model } from "../model/model.ts";
 import { loadWeights, savedTensors } from "../model/weights.ts";
 import { mastersOf, type OptimizedParameter } from "../optim/adamw.ts";
 import { type Critic, criticFolder } from "./critic.ts";
-import { openModelFolder, parameterSource } from "./planned-model.ts";
+import { openModelFolder, parameterSource, trainedWeights } from "./planned-model.ts";
 import type { TrainedModel } from "./policy.ts";
 import { storedTensor } from "./stored-tensor.ts";
 
@@ -47,8 +39,10 @@ export interface ModelAssets {
   readonly folder: string;
   /** A chat template that replaces theirs. */
   readonly chatTemplate: string | null;
-  /** The model as the user named it, to be named as the base of adapters; left out, the folder. */
+  /** The base model that adapters name; left out, the folder. */
   readonly base?: BaseName;
+  /** That of the critic's; left out, the same. */
+  readonly criticBase?: BaseName;
 }
 
 /** The models that a run changes, and so saves. */
@@ -74,14 +68,9 @@ export async function saveModel(models: TrainedModels, folder: string): Promise<
 
 async function writeModel({ policy, critic, assets }: TrainedModels, folder: string): Promise<void> {
   await saveWeights(policy.model, assets, folder);
-  if (critic) await saveWeights(critic.model, assets, join(folder, criticFolder));
-}
-
-/** What of a model's parameters is saved: only what is trained beside a base model's. */
-function savedParameters({ config, weights }: Model): readonly Weight[] {
-  if (!config.adapters) return weights.all;
-  const trained = new Set(parameterSpecs(config).flatMap(({ name, trainable }) => (trainable ? [name] : [])));
-  return weights.all.filter(({ name }) => trained.has(name));
+  if (!critic) return;
+  const { criticBase: base = assets.base } = assets;
+  await saveWeights(critic.model, { ...assets, ...(base && { base }) }, join(folder, criticFolder));
 }
 
 /** One model as a Hugging Face folder, or its adapters as PEFT's, with the policy's tokenizer. */
@@ -90,7 +79,8 @@ async function saveWeights(model: Model, assets: ModelAssets, folder: string): P
   makeFolder(folder);
   copyModelAssets(assets.folder, folder);
   if (assets.chatTemplate !== null) writeChatTemplate(folder, assets.chatTemplate);
-  const entries = savedParameters(model).map((weight) => ({ name: weight.name, weight }));
+  const kept = config.adapters ? trainedWeights(model) : weights.all;
+  const entries = kept.map((weight) => ({ name: weight.name, weight }));
   const saved = savedTensors(device, entries, weights.dtype);
   try {
     const tensors = saved.tensors.map(onlyFinite);
@@ -99,13 +89,9 @@ async function saveWeights(model: Model, assets: ModelAssets, folder: string): P
   } finally {
     saved.free();
   }
-  if (config.adapters) writeAdapterConfig(folder, config, config.adapters, baseOf(assets));
+  const { base = { name: assets.folder, revision: null } } = assets;
+  if (config.adapters) writeAdapterConfig(folder, config, config.adapters, base);
   else writeConfig(folder, config, weights.dtype);
-}
-
-/** The base of adapters that go on from another adapter is that one's. */
-function baseOf({ folder, base }: ModelAssets): BaseName {
-  return isAdapterFolder(folder) ? readAdapterConfig(folder).base : (base ?? { name: folder, revision: null });
 }
 
 /**
@@ -127,7 +113,7 @@ async function loadAdapters(model: Model, checkpoint: string): Promise<void> {
       const found = file.find(name);
       return found && storedTensor(file.path, found);
     };
-    await loadWeights(model.device, { all: savedParameters(model) }, { path: file.path, find, release: file.release });
+    await loadWeights(model.device, { all: trainedWeights(model) }, { path: file.path, find, release: file.release });
   } finally {
     file.close();
   }

@@ -4,6 +4,8 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { placesOf } from "../checkpoint/huggingface.ts";
+import type { AdapterConfigSettings } from "../config/schema.ts";
 import { InputError } from "../errors.ts";
 import { withScalarHead } from "../families/config.ts";
 import { parameterBlocks } from "../families/parameters.ts";
@@ -11,6 +13,7 @@ import { type PassSizes, planForwardBackward } from "../model/activations.ts";
 import { type ScalarActivations, scalarHead } from "../model/scalar-head.ts";
 import { planOptimizer, startOptimizer, trainedElements } from "../optim/adamw.ts";
 import type { Division } from "../ranks/ranks.ts";
+import { trainedAdapters } from "./adapters.ts";
 import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
 import { planGradientShards } from "./gradient-shards.ts";
 import { type PlannedModel, planModel, planPass } from "./planned-model.ts";
@@ -25,6 +28,8 @@ export interface CriticRequest {
   readonly folder: string;
   /** The checkpoint-N folder whose critic to resume; null: start from `folder`. */
   readonly resumeFrom?: string | null;
+  /** Whether it trains adapters, and which; left out: all of its weights. */
+  readonly adapters?: (AdapterConfigSettings & { readonly seed: number }) | null;
 }
 
 /** A value model that is trained. */
@@ -59,7 +64,8 @@ export function planCritic(
   const { device } = plan;
   const { dtype, positions } = policy;
   const folder = sourceOf(request);
-  const from = plan.folder(folder, request.resumeFrom ? "score" : "either");
+  const isResumed = Boolean(request.resumeFrom);
+  const from = plan.folder(folder, isResumed ? "score" : "either", placesOf(request.folder).config);
   const config = withScalarHead(from.config);
   if (config.vocabSize < policy.config.vocabSize)
     throw new InputError(
@@ -69,15 +75,17 @@ export function planCritic(
     throw new InputError(
       `critic_model ${folder}: prompt and completion take up to ${positions} tokens, the critic's context is ${config.maxPositionEmbeddings}; lower max_completion_length`,
     );
-  const critic = planModel(plan, from, { prefix: "critic", dtype, positions, config });
+  const adapters = request.adapters ? trainedAdapters({ ...from, config }, request.adapters, isResumed) : null;
+  const own = { prefix: "critic", dtype, positions, config };
+  const critic = planModel(plan, from, adapters ? { ...own, adapters, companion: policy } : own);
   const memory = plan.memory.of("critic");
   const owner = { prefix: "critic ", phase: "critic" } as const;
-  const blocks = parameterBlocks(config, device.rowBlock);
+  const blocks = parameterBlocks(critic.config, device.rowBlock);
   const bindOptimizer = planOptimizer(memory, device, blocks, dtype, owner);
   const bindShards = planGradientShards(memory, device, division, trainedElements(device, blocks, dtype), owner);
-  const passes = { device, config, dtype, sizes, prefix: "critic", lifetime: ["critic"] } as const;
+  const passes = { device, config: critic.config, dtype, sizes, prefix: "critic", lifetime: ["critic"] } as const;
   const bindActivations = planForwardBackward(memory, scalarHead, passes, keepLayers(plan, checkpointing));
-  planPass(plan, critic, { tokens: sizes.tokens, headRows: sizes.tokens, sequences: 1 });
+  planPass(plan, critic, { tokens: sizes.tokens, headRows: sizes.tokens, sequences: 1 }, true);
   return {
     async open(place) {
       const model = await place.open(critic);

@@ -5,11 +5,11 @@
 import { join } from "node:path";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
-import type { ScratchSizes } from "../device/device.ts";
+import type { ScratchSizes, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { withAdapters } from "../families/adapters.ts";
 import type { ModelConfig, ModelHead } from "../families/config.ts";
-import { scalarHead } from "../families/parameters.ts";
+import { parameterSpecs, scalarHead } from "../families/parameters.ts";
 import { scratchSizes } from "../model/layer-buffers.ts";
 import { type Model, type ModelBuffers, planAdapterProducts, planModelBuffers } from "../model/model.ts";
 import { fillRopeTables } from "../model/rope-tables.ts";
@@ -85,6 +85,10 @@ export interface PlannedModel extends Tenant<Model> {
   readonly positions: number;
   /** Where its weights are loaded from. */
   readonly folder: string;
+  /** Where its frozen weights come from, for models that share them: the folder, or an adapter's base. */
+  readonly base: string;
+  /** Of the names of its buffers. */
+  readonly prefix: string;
   /** The largest of the passes planned so far. */
   readonly passes: { tokens: number; trained: boolean };
 }
@@ -106,11 +110,19 @@ export function planPass(
   plan.computes(...scratchSizes(config, { ...pass, vocabSize, longest: positions }));
 }
 
+/** The parameters that are trained beside frozen ones. */
+export function trainedWeights({ config, weights }: Pick<Model, "config" | "weights">): readonly Weight[] {
+  const trained = new Set(parameterSpecs(config).flatMap(({ name, trainable }) => (trainable ? [name] : [])));
+  return weights.all.filter(({ name }) => trained.has(name));
+}
+
 interface ModelPlan extends ModelBuffers {
   /** The config to run it with, if not the folder's: a language model whose head is replaced by a scalar one. */
   readonly config?: ModelConfig;
   /** A model whose weights may be copied, if they are from the same folder; that is faster than to load them again. */
   readonly twin?: PlannedModel;
+  /** A model whose frozen weights are this one's too, if both have adapters, on the same base. */
+  readonly companion?: PlannedModel;
   /** Adapters to train beside its weights; left out, those of the folder if there are any, as they are. */
   readonly adapters?: AdapterPlan | null;
   /** Those of a model that computes in the same buffers; its own by default. */
@@ -136,7 +148,10 @@ export function planModel(
   if (remark !== null) note(`note: ${remark}`);
   const config = adapters ? withAdapters(base, adapters.settings) : base;
   const source = adapters ? adapterSource(weights, adapters, config) : weights;
-  const buffers = { prefix, dtype, positions };
+  const { companion } = plan;
+  const shares =
+    adapters !== null && companion?.config.adapters && companion.base === from.base && companion.dtype === dtype;
+  const buffers = { prefix, dtype, positions, frozenOf: shares ? companion.prefix : undefined };
   const bindModel = planModelBuffers(memory.of(prefix), device, config, buffers);
   let bindProducts: ReturnType<typeof planAdapterProducts> = () => null;
   beyond(() => {
@@ -147,11 +162,17 @@ export function planModel(
     dtype,
     positions,
     folder: from.folder,
+    base: from.base,
+    prefix,
     passes,
     async open(place) {
       const model = { ...bindModel(place.tensors), adapterProducts: bindProducts(place.tensors) };
-      if (twin?.folder === from.folder) await copyWeights(device, model.weights, (await place.open(twin)).weights);
-      else await loadWeights(device, model.weights, source);
+      if (twin?.folder === from.folder && !shares)
+        await copyWeights(device, model.weights, (await place.open(twin)).weights);
+      else if (shares) {
+        await place.open(companion);
+        await loadWeights(device, { all: trainedWeights(model) }, source);
+      } else await loadWeights(device, model.weights, source);
       fillRopeTables(device, config, model.rope);
       return model;
     },

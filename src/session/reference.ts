@@ -50,5 +50,5 @@ export function referenceWithoutAdapters(policy: PlannedModel): Tenant<Model> {
 /** Plans a reference for the policy's tokens. */
 export function planReference(plan: SessionPlan, from: ModelFolder, policy: PlannedModel): PlannedModel {
   const { dtype, positions, passes } = policy;
-  return planModel(plan, from, { prefix: "reference", dtype, positions, twin: policy, passes });
+  return planModel(plan, from, { prefix: "reference", dtype, positions, twin: policy, companion: policy, passes });
 }

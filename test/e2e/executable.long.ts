@@ -122,6 +122,24 @@ describe("every command", () => {
     expect(JSON.stringify(findings)).toContain("try grpo train");
   });
 
+  test("show serves the page of a run, bundled when the executable was built", async () => {
+    const child = Bun.spawn([executable, "show", model(), "--port", "0"], {
+      ...{ env: { BUN_GRPO_CACHE: cache }, stdout: "pipe", stderr: "inherit" },
+    });
+    let out = "";
+    for await (const bytes of child.stdout) {
+      out += new TextDecoder().decode(bytes);
+      if (out.endsWith("\n")) break;
+    }
+    const url = out.trim();
+    const page = await (await fetch(url)).text();
+    expect(page).toContain("<title>grpo</title>");
+    for (const [, name] of page.matchAll(/(?:src|href)="\/([^"]+)"/g))
+      expect((await fetch(url + name)).status).toBe(200);
+    child.kill("SIGINT");
+    expect(await child.exited).toBe(0);
+  });
+
   test("plan, generate, eval, score, update, sft and data", async () => {
     expect(await expectRuns(["plan"])).toContain("fits");
     const sampling = ["--device", "cpu", "--max_completion_length", "8"];

@@ -51,8 +51,16 @@ test("more memory gives more, up to what is of use; given settings stay", async 
       less: ({ beta }) => (beta === 0 ? null : { beta: 0 }),
       more: () => null,
     };
-    const without = await fit(1, [], [...measures, noReference]);
-    expect(without.peakBytes).toBeLessThan(least.peakBytes);
+    // Adapters, the last resort, need none either.
+    expect(least.changes.at(-1)).toMatchObject({
+      key: "use_peft",
+      value: true,
+      cost: expect.stringContaining("adapters"),
+    });
+    const whole = await fit(1, ["use_peft"]);
+    expect(whole.changes.map(({ key }) => key)).not.toContain("use_peft");
+    const without = await fit(1, ["use_peft"], [...measures, noReference]);
+    expect(without.peakBytes).toBeLessThan(whole.peakBytes);
     expect(without.changes).toContainEqual({ key: "beta", value: 0, cost: "no reference" });
   } finally {
     setup.close();

@@ -127,8 +127,16 @@ export async function firstGradients(
   flags: Flags,
   checkpointing: GradientCheckpointing = true,
 ) {
-  const config = updateConfig(model, name, "unused", flags);
-  const folder = folderOf(model);
+  return gradientsOf(device, updateConfig(model, name, "unused", flags), folderOf(model), checkpointing);
+}
+
+/** The same for settings and the folder of a model. */
+export async function gradientsOf(
+  device: Device,
+  config: UpdateConfig,
+  folder: string,
+  checkpointing: GradientCheckpointing = true,
+) {
   const planned = planSession(device, (plan) => {
     const policy = planPolicy(plan, plan.folder(folder), { dtype: config.dtype, positions: 64 });
     return { policy: planTraining(plan, policy, { tokens: 2048, longestPrompt: 64 }, checkpointing) };

@@ -75,6 +75,18 @@ test("its command runs, and names itself as it is called there", async () => {
   expect((await run([process.execPath, cli, "bench", "--help"])).out).toStartWith("Usage: grpo bench");
 });
 
+test("its page is bundled from the sources that it ships", async () => {
+  writeFileSync(
+    join(project, "page.ts"),
+    `import { bundlePage } from "./node_modules/bun-grpo/src/dashboard/bundle.ts";
+console.log([...(await bundlePage()).keys()].map((name) => name.replace(/-\\w+/, "")).sort().join());
+`,
+  );
+  expect(await run([process.execPath, "page.ts"])).toMatchObject({
+    ...{ err: "", out: "icon.svg,index.html,main.js,style.css,temml.js\n" },
+  });
+});
+
 test("a strict compiler accepts a program that uses it, and refuses a misspelled setting", async () => {
   const use = readFileSync(join(root, "test/quick/public-api.ts"), "utf8");
   writeFileSync(join(project, "use.ts"), use);

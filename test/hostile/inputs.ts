@@ -7,6 +7,7 @@ import { dirname, join, resolve } from "node:path";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { writeWeights } from "../../src/checkpoint/safetensors-write.ts";
+import { writeRandomAdapter } from "../fixtures/adapter.ts";
 import { compressedBytes, ipcBytes, tableOf } from "../fixtures/data/arrow.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { grpoHere } from "./here.ts";
@@ -97,6 +98,7 @@ export async function makeInputs(folder: string): Promise<void> {
     if (name !== "model.safetensors") copyFileSync(join(model, name), at("shards/model", name));
   await shard(model, at("shards/model"));
 
+  await writeRandomAdapter(at("adapter/model"), model, { targets: ["q_proj", "down_proj"], saved: ["norm"] });
   cpSync(model, at("models/reference"), { recursive: true });
   await writeTinyModel(at("models/reward"), { ...small, seed: 2 });
   await writeTinyModel(at("models/critic"), { ...small, seed: 3 });

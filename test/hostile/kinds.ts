@@ -5,6 +5,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
+import { readAdapterConfig } from "../../src/checkpoint/adapter.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { openDataset } from "../../src/data/dataset.ts";
 import { parseModelConfig } from "../../src/families/families.ts";
@@ -233,6 +234,24 @@ export const kinds: readonly Kind[] = [
       const config = parseModelConfig(JSON.parse(readFileSync(path, "utf8")), path);
       return { ...config, layer: config.layer(0), raw: null };
     },
+  },
+  {
+    name: "adapter",
+    fails: brokenNumbers,
+    damages: [
+      { file: "model/adapter_config.json", mutations: [...json, ...harmlessJson] },
+      {
+        file: "model/adapter_model.safetensors",
+        mutations: [...safetensorsDamage, ...safetensorsNeutral, ...places],
+      },
+    ],
+    commands: (folders) => [score(folders, join(folders.input, "model"))],
+    result: scores,
+    wrong: (result, folders) => wrongScores(result, soundLengths(folders)),
+    essence: ({ input }) => [
+      { ...readAdapterConfig(join(input, "model")), path: null },
+      tensorsOf(join(input, "model/adapter_model.safetensors")),
+    ],
   },
   {
     name: "models",

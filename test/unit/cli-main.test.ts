@@ -42,7 +42,7 @@ const fails = (error: unknown) => [
 describe("the table", () => {
   test("has the commands of the interface, each loaded from its own file under its own name", async () => {
     const names =
-      "train sft eval generate score update show init completions verify data push plan doctor bench check:gpu".split(
+      "train sft eval generate score update show init completions verify data push export plan doctor bench check:gpu".split(
         " ",
       );
     expect(commands.map(({ name }) => name)).toEqual(names);

@@ -1,12 +1,20 @@
 /** What the page computes, without a browser: many steps on few pixels, smoothing, filters, colours of tokens, formulas. */
 import { describe, expect, test } from "bun:test";
 import { charts, otherCharts } from "../../src/dashboard/page/chart-list.ts";
-import { createPyramid, decimate, gridOf, rowAt, type Series } from "../../src/dashboard/page/decimate.ts";
+import {
+  createDecimator,
+  decimate,
+  decimateOverview,
+  gridOf,
+  rowAt,
+  type Series,
+} from "../../src/dashboard/page/decimate.ts";
 import { bytesText, durationText, numberText, tickText } from "../../src/dashboard/page/format.ts";
 import { arranged, groupsOf, judges, type Listed } from "../../src/dashboard/page/groups.ts";
 import { mathPieces } from "../../src/dashboard/page/math-text.ts";
 import { createSmoother } from "../../src/dashboard/page/smooth.ts";
 import { possible, scaleOf, tokensOf } from "../../src/dashboard/page/token-values.ts";
+import { createTable } from "../../src/dashboard/table.ts";
 import { completionLine, metricsLine } from "../fixtures/made-run.ts";
 
 /** Steps from `first`, with gaps and values that are missing here and there. */
@@ -23,12 +31,12 @@ function series(rows: number, first = 1, gaps = false): Series {
 }
 
 describe("decimation", () => {
-  /** The extremes of a bucket by looking at every row. */
+  /** The values of a bucket by looking at every row. */
   const slowly = ({ steps, values, rows }: Series, from: number, to: number): number[] => {
     const inside: number[] = [];
     for (let i = 0; i < rows; i++)
       if (steps[i]! >= from && steps[i]! < to && !Number.isNaN(values[i]!)) inside.push(values[i]!);
-    return inside.length === 0 ? [] : [Math.min(...inside), Math.max(...inside)];
+    return inside;
   };
 
   for (const [rows, gaps] of [
@@ -38,9 +46,9 @@ describe("decimation", () => {
     [70_001, false],
     [70_001, true],
   ] as const)
-    test(`${rows} rows${gaps ? " with gaps" : ""}: each bucket has its least and largest value, in order`, () => {
+    test(`${rows} rows${gaps ? " with gaps" : ""}: each bucket has its mean, its least and its largest value`, () => {
       const all = series(rows, 3, gaps);
-      const pyramid = createPyramid();
+      const decimator = createDecimator();
       const last = all.steps[rows - 1]!;
       for (const [min, max, buckets] of [
         [0, last, 300],
@@ -49,32 +57,68 @@ describe("decimation", () => {
         [-50, 2, 10],
       ] as const) {
         const grid = gridOf(min, max, buckets);
-        const points = decimate(all, pyramid, grid);
-        expect(points).toHaveLength(grid.x.length);
-        const each = grid.stride === 1 ? 1 : 2;
-        for (let i = 0; i < points.length; i += each) {
-          const own = points.slice(i, i + each).filter((value) => value !== null);
-          const expected = slowly(all, grid.x[i]!, grid.x[i]! + grid.stride);
-          expect(own.length === 0 ? [] : [Math.min(...own), Math.max(...own)]).toEqual(expected);
+        const { mean, low, high } = decimate(all, decimator, grid);
+        expect([mean.length, low.length, high.length]).toEqual(new Array(3).fill(grid.x.length));
+        for (const [i, first] of grid.first.entries()) {
+          const inside = slowly(all, first, first + grid.stride);
+          if (inside.length === 0) expect(mean[i]).toBeNull();
+          else expect(mean[i]).toBeCloseTo(inside.reduce((a, b) => a + b, 0) / inside.length, 6);
+          if (inside.length > 1) expect([low[i], high[i]]).toEqual([Math.min(...inside), Math.max(...inside)]);
+          expect(grid.x[i]! - first).toBe((grid.stride - 1) / 2);
         }
       }
     });
 
   test("rows that are added later are seen, and buckets stay where they are while a view moves", () => {
     const whole = series(5000);
-    const pyramid = createPyramid();
-    const growing = { ...whole, rows: 1000 };
-    decimate(growing, pyramid, gridOf(1, 1000, 100));
+    const decimator = createDecimator();
     const grid = gridOf(1, 5000, 100);
-    expect(decimate(whole, pyramid, grid)).toEqual(decimate(whole, createPyramid(), grid));
+    for (const rows of [1, 999, 1000, 3777]) decimate({ ...whole, rows }, decimator, grid);
+    expect(decimate(whole, decimator, grid)).toEqual(decimate(whole, createDecimator(), grid));
     const [a, b] = [gridOf(1000, 2000, 100), gridOf(1003, 2003, 100)];
     expect(a.stride).toBe(b.stride);
-    const shared = [...a.x].filter((x) => b.x.includes(x));
-    expect(shared.length).toBeGreaterThan(a.x.length - 6);
+    const shared = [...a.first].filter((step) => b.first.includes(step));
+    expect(shared.length).toBeGreaterThan(a.first.length - 4);
   });
 
-  test("points are at most about two per bucket, whatever the number of steps", () => {
-    for (const steps of [10, 1000, 100_000, 10_000_000]) expect(gridOf(0, steps, 300).x.length).toBeLessThan(2 * 304);
+  test("a point per bucket, whatever the number of steps", () => {
+    for (const steps of [10, 1000, 100_000, 10_000_000]) expect(gridOf(0, steps, 300).x.length).toBeLessThan(304);
+  });
+
+  test("an overview from the server is drawn as the column itself, up to its buckets", () => {
+    const all = series(50_000);
+    const table = createTable();
+    for (let i = 0; i < all.rows; i++) table.add(all.steps[i]!, { a: all.values[i]! });
+    const bytes = table.overview(3, ["a", "none"]);
+    const length = new DataView(bytes.buffer).getUint32(0, true);
+    const head = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
+    expect(head).toMatchObject({
+      epoch: 3,
+      names: ["a", "none"],
+      stride: 32,
+      ends: [
+        [all.values[0], all.values.at(-1)],
+        [null, null],
+      ],
+    });
+    expect(bytes.length).toBeLessThan(64_000);
+    const start = Math.ceil((4 + length) / 8) * 8;
+    const part = (k: number) => new Float32Array(bytes.buffer, start + 4 * head.buckets * k, head.buckets);
+    const overview = { stride: 32, ends: head.ends[0], mean: part(0), low: part(1), high: part(2) };
+    expect(part(3).every(Number.isNaN)).toBe(true);
+    for (const [min, max] of [
+      [0, 50_000],
+      [7000, 31_000],
+    ] as const) {
+      const grid = gridOf(min, max, 150);
+      const [own, whole] = [decimateOverview(overview, grid), decimate(all, createDecimator(), grid)];
+      expect([own.low, own.high]).toEqual([whole.low, whole.high]);
+      for (const [i, mean] of own.mean.entries())
+        if (mean === null) expect(whole.mean[i]).toBeNull();
+        else expect(Math.abs(mean - whole.mean[i]!)).toBeLessThan(0.05);
+    }
+    // Nearer than its buckets it is coarse, but there.
+    expect(decimateOverview(overview, gridOf(100, 140, 150)).mean.every((value) => value !== null)).toBe(true);
   });
 
   test("the first row of a step", () => {

@@ -45,6 +45,7 @@ const positionals: Readonly<Record<string, readonly [number, number]>> = {
   "data convert": [2, 2],
   "data info": [1, 1],
   "data download": [1, 1],
+  export: [1, 1],
   push: [1, 1],
   show: [1, 9],
   verify: [0, 0],

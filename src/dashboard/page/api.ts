@@ -1,5 +1,6 @@
 /** What the page asks of its server. Every answer may be of another time than the question: epochs and versions tell. */
-import type { ColumnsHead, CompletionsMessage, RunInfo, TableName } from "../protocol.ts";
+import type { ColumnsHead, CompletionsMessage, OverviewHead, RunInfo, TableName } from "../protocol.ts";
+import type { Overview } from "./decimate.ts";
 
 async function ask(path: string, parameters: Readonly<Record<string, string | number | readonly string[]>> = {}) {
   const query = new URLSearchParams();
@@ -47,15 +48,35 @@ export async function askColumns(
   from: number,
   names: readonly string[],
 ): Promise<Columns> {
-  const response = await ask("/api/columns", { run, table, from, name: names });
-  const bytes = await response.arrayBuffer();
-  const length = new DataView(bytes).getUint32(0, true);
-  const head = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length))) as ColumnsHead;
-  const start = Math.ceil((4 + length) / 8) * 8;
+  const { head, bytes, start } = await askBytes<ColumnsHead>("/api/columns", { run, table, from, name: names });
   const { rows } = head;
   return {
     ...head,
     steps: new Float64Array(bytes, start, rows),
     values: head.names.map((_, i) => new Float32Array(bytes, start + rows * (8 + 4 * i), rows)),
   };
+}
+
+/** An answer that begins with a head in JSON. */
+async function askBytes<Head>(path: string, parameters: Parameters<typeof ask>[1]) {
+  const bytes = await (await ask(path, parameters)).arrayBuffer();
+  const length = new DataView(bytes).getUint32(0, true);
+  const head = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length))) as Head;
+  return { head, bytes, start: Math.ceil((4 + length) / 8) * 8 };
+}
+
+/** Overviews of columns, by name. */
+export async function askOverviews(
+  run: number,
+  table: TableName,
+  names: readonly string[],
+): Promise<{ readonly epoch: number; readonly overviews: ReadonlyMap<string, Overview> }> {
+  const { head, bytes, start } = await askBytes<OverviewHead>("/api/overview", { run, table, name: names });
+  const { epoch, stride, buckets } = head;
+  const part = (i: number, k: number) => new Float32Array(bytes, start + 4 * buckets * (3 * i + k), buckets);
+  const overviews = head.names.map((name, i): [string, Overview] => [
+    name,
+    { stride, ends: head.ends[i] ?? [null, null], mean: part(i, 0), low: part(i, 1), high: part(i, 2) },
+  ]);
+  return { epoch, overviews: new Map(overviews) };
 }

@@ -10,6 +10,8 @@ export interface Line {
   readonly spread?: string;
   /** The columns of a band's ends. */
   readonly between?: readonly [low: string, high: string];
+  /** Left out where runs are compared. */
+  readonly isMinor?: boolean;
 }
 
 export interface ChartSpec {
@@ -59,10 +61,7 @@ export const charts: readonly ChartSpec[] = [
     about: "Mean weighted reward of a generation, with one standard deviation over its completions.",
     unit: "number",
     kind: "lines",
-    lines: present(
-      step("reward", "training", { spread: "reward_std" }),
-      evaluation("eval_reward", "evaluation", { spread: "eval_reward_std" }),
-    ),
+    lines: present(step("reward", "training", { spread: "reward_std" }), evaluation("eval_reward", "evaluation")),
   },
   {
     id: "rewards",
@@ -84,7 +83,7 @@ export const charts: readonly ChartSpec[] = [
     lines: ({ evaluations }) => [
       ...present(
         evaluation("eval_accuracy", "accuracy"),
-        evaluation("eval_accuracy_strict", "strict"),
+        evaluation("eval_accuracy_strict", "strict", { isMinor: true }),
       )({
         ...{ steps: [], evaluations },
       }),
@@ -99,7 +98,7 @@ export const charts: readonly ChartSpec[] = [
     unit: "number",
     kind: "lines",
     fromZero: true,
-    lines: present(step("kl", "KL"), step("kl_penalty", "taken off the reward")),
+    lines: present(step("kl", "KL"), step("kl_penalty", "taken off the reward", { isMinor: true })),
   },
   {
     id: "entropy",
@@ -119,8 +118,8 @@ export const charts: readonly ChartSpec[] = [
     fromZero: true,
     lines: present(
       step("completions/mean_length", "mean", { between: ["completions/min_length", "completions/max_length"] }),
-      step("completions/mean_terminated_length", "mean of the finished"),
-      evaluation("eval_completions/mean_length", "evaluation"),
+      step("completions/mean_terminated_length", "mean of the finished", { isMinor: true }),
+      evaluation("eval_completions/mean_length", "evaluation", { isMinor: true }),
     ),
   },
   {
@@ -141,8 +140,8 @@ export const charts: readonly ChartSpec[] = [
     fromZero: true,
     lines: present(
       step("clip_ratio/region_mean", "either"),
-      step("clip_ratio/low_mean", "below"),
-      step("clip_ratio/high_mean", "above"),
+      step("clip_ratio/low_mean", "below", { isMinor: true }),
+      step("clip_ratio/high_mean", "above", { isMinor: true }),
       step("cispo_clip_ratio", "capped"),
       step("value/clip_ratio", "values"),
     ),
@@ -156,9 +155,9 @@ export const charts: readonly ChartSpec[] = [
     fromZero: true,
     lines: present(
       step("frac_reward_zero_std", "flat groups"),
-      step("completions/clipped_ratio", "truncated"),
-      step("rewards/unparsed", "unparsed"),
-      step("rewards/timeout", "timed out"),
+      step("completions/clipped_ratio", "truncated", { isMinor: true }),
+      step("rewards/unparsed", "unparsed", { isMinor: true }),
+      step("rewards/timeout", "timed out", { isMinor: true }),
     ),
   },
   {
@@ -167,7 +166,11 @@ export const charts: readonly ChartSpec[] = [
     about: "The whole loss, KL and entropy terms included.",
     unit: "number",
     kind: "lines",
-    lines: present(step("loss", "loss"), step("policy_loss", "policy"), step("value/loss", "critic")),
+    lines: present(
+      step("loss", "loss"),
+      step("policy_loss", "policy", { isMinor: true }),
+      step("value/loss", "critic"),
+    ),
   },
   {
     id: "speed",
@@ -178,8 +181,8 @@ export const charts: readonly ChartSpec[] = [
     fromZero: true,
     lines: present(
       step("tokens_per_second", "whole step"),
-      step("rollout_tokens_per_second", "rollout"),
-      step("update_tokens_per_second", "update"),
+      step("rollout_tokens_per_second", "rollout", { isMinor: true }),
+      step("update_tokens_per_second", "update", { isMinor: true }),
     ),
   },
   {
@@ -218,7 +221,7 @@ export const charts: readonly ChartSpec[] = [
     fromZero: true,
     lines: present(
       step("sampling/sampling_logp_difference/mean", "mean"),
-      step("sampling/sampling_logp_difference/max", "largest"),
+      step("sampling/sampling_logp_difference/max", "largest", { isMinor: true }),
     ),
   },
 ];

@@ -1,7 +1,7 @@
 /** One chart: a card with a title, a legend that holds the values, and uPlot's canvas. */
 import uPlot from "uplot";
 import type { ChartSpec } from "./chart-list.ts";
-import { gridOf } from "./decimate.ts";
+import { type Grid, gridOf } from "./decimate.ts";
 import { h, replace, svg } from "./dom.ts";
 import { countText } from "./format.ts";
 import { colourOf, dashOf, hatchOf, type Theme } from "./palette.ts";
@@ -10,6 +10,7 @@ import {
   type ChartContext,
   type Drawn,
   dataOf,
+  isComplete,
   lastOf,
   type Scene,
   sceneOf,
@@ -23,14 +24,16 @@ export interface Chart {
   readonly spec: ChartSpec;
   /** Draws what there is now; does nothing while the chart is out of sight. */
   draw(): void;
+  /** Shows another range of steps. */
+  move(): void;
   /** Makes it anew: another theme, other runs. */
   rebuild(): void;
   setVisible(isVisible: boolean): void;
   destroy(): void;
 }
 
-/** Pixels per bucket, each of which has two points: more shows nothing new. */
-const BUCKET_PX = 3;
+/** Pixels per point: more points show nothing new. */
+const BUCKET_PX = 2.5;
 
 /** The elements of a card. */
 function cardOf(spec: ChartSpec) {
@@ -45,11 +48,17 @@ function cardOf(spec: ChartSpec) {
   ];
   const log = h("button", {
     ...{ class: "quiet", type: "button", "aria-pressed": "false" },
-    ...{ title: "Logarithmic axis", "aria-label": `Logarithmic axis: ${spec.title}` },
+    ...{ title: "Logarithmic axis", "aria-label": `log axis: ${spec.title}` },
   });
   log.textContent = "log";
   const title = h("h3", { id: `title-${spec.id}`, title: spec.about }, spec.title);
-  const head = h("div", { class: "card-head" }, title, headline, spec.kind === "lines" && log);
+  const head = h(
+    "div",
+    { class: "card-head" },
+    title,
+    headline,
+    spec.kind === "lines" && spec.unit === "number" && log,
+  );
   const attributes = { class: "card", "aria-labelledby": `title-${spec.id}`, id: `chart-${spec.id}` };
   const element = h("section", attributes, head, legend, plot, empty);
   return { element, plot, legend, headline, empty, log };
@@ -67,8 +76,25 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
   let logarithmic = false;
   let width = 0;
   let values: HTMLElement[] = [];
+  let grid: Grid | null = null;
+  // Asking the element at each draw would have the page laid out as often.
+  let isResized = false;
+  const sizes = new ResizeObserver(() => {
+    isResized = true;
+    draw();
+  });
+  sizes.observe(card.plot);
 
-  const gridNow = () => gridOf(...view.range, Math.max(20, width / BUCKET_PX));
+  const gridNow = (): Grid => {
+    grid = gridOf(...view.range, Math.max(20, width / BUCKET_PX));
+    return grid;
+  };
+  const stepText = (at: number): string => {
+    const from = grid?.first[at];
+    if (from === undefined || grid === null) return "";
+    const { stride } = grid;
+    return stride === 1 ? `step ${countText(from)}` : `steps ${countText(from)} – ${countText(from + stride - 1)}`;
+  };
   const showValues = (at: number | null): void => {
     const set = (element: HTMLElement | undefined, text: string) => {
       if (element && element.textContent !== text) element.textContent = text;
@@ -78,8 +104,7 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
         values[i],
         format(at === null || plot === null ? lastOf(scene, store, each) : valueAt(scene, plot.data, i, at)),
       );
-    const step = at === null || plot === null ? null : plot.data[0][at];
-    set(card.headline, step == null ? "" : `step ${countText(Math.round(step))}`);
+    set(card.headline, at === null ? "" : stepText(at));
   };
   const build = (): void => {
     plot?.destroy();
@@ -89,7 +114,6 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
       h("li", {}, swatch(each, spec, theme()), h("span", { class: "name" }, each.label), values[i]!),
     );
     replace(card.legend, items);
-    width = card.plot.clientWidth;
     if (width === 0 || scene.drawn.length === 0) return;
     const parts = { spec, theme: theme(), view, logarithmic, width, ...seriesOf(scene, theme()), onPoint: showValues };
     plot = new uPlot(plotOptions(parts), dataOf(scene, store, gridNow()), card.plot);
@@ -107,6 +131,15 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
     const last = scene.drawn.map((each) => `${each.label} ${format(lastOf(scene, store, each))}`).join(", ");
     card.plot.setAttribute("aria-label", `${spec.title}, steps ${from} to ${to}; last: ${last}`);
   };
+  let isDescribing = false;
+  const describeSoon = (): void => {
+    if (isDescribing) return;
+    isDescribing = true;
+    setTimeout(() => {
+      isDescribing = false;
+      describe();
+    }, 300);
+  };
   const draw = (): void => {
     isStale = true;
     if (!isVisible) return;
@@ -116,19 +149,23 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
     const isEmpty = scene.drawn.length === 0;
     card.empty.hidden = !isEmpty;
     card.plot.hidden = isEmpty;
+    // Nothing is drawn twice while the page begins.
+    if (!isComplete(scene, store) && plot === null) return;
     if (isEmpty) card.empty.textContent = spec.ifEmpty ?? "Not recorded in this run.";
-    if (now !== shape || plot === null || card.plot.clientWidth !== width) {
-      shape = now;
+    const wide = plot === null || isResized ? card.plot.clientWidth : width;
+    isResized = false;
+    if (now !== shape || plot === null || wide !== width) {
+      [shape, width] = [now, wide];
       build();
     } else update(plot);
     if ((plot?.cursor.idx ?? null) === null) showValues(null);
-    describe();
+    describeSoon();
   };
   const announce = (on: uPlot): void => {
     const at = on.cursor.idx ?? null;
     if (at === null) return;
     const all = scene.drawn.map((each, i) => `${each.label} ${format(valueAt(scene, on.data, i, at))}`);
-    context.announce(`step ${Math.round(on.data[0][at]!)}: ${all.join(", ")}`);
+    context.announce(`${stepText(at)}: ${all.join(", ")}`);
   };
 
   card.log.addEventListener("click", () => {
@@ -144,6 +181,11 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
   });
   return {
     ...{ element: card.element, spec, draw },
+    move() {
+      isStale ||= !isVisible;
+      if (isVisible && plot !== null) update(plot);
+      describeSoon();
+    },
     rebuild() {
       shape = "";
       draw();
@@ -153,6 +195,7 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
       if (now && isStale) draw();
     },
     destroy() {
+      sizes.disconnect();
       plot?.destroy();
       card.element.remove();
     },

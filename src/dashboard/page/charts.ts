@@ -16,6 +16,9 @@ export interface ChartsPanel {
   retheme(): void;
 }
 
+/** Charts that are drawn at once; a screen has about as many. */
+const FIRST = 12;
+
 /** Slider positions: the weight of the past. */
 const weights = [0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995];
 
@@ -36,7 +39,6 @@ export function openCharts(store: Store, announce: (text: string) => void): Char
     },
     { rootMargin: "200px" },
   );
-  const sizes = new ResizeObserver(oncePerFrame(() => drawAll()));
 
   const [grid, others, otherGrid] = [byId("chart-grid"), byId<HTMLDetailsElement>("other-charts"), byId("other-grid")];
   const names = () => {
@@ -50,6 +52,8 @@ export function openCharts(store: Store, announce: (text: string) => void): Char
       const known = all.get(spec.id);
       if (known) return known;
       const chart = createChart(spec, context);
+      // Without waiting to be told that they are seen.
+      if (all.size < FIRST) chart.setVisible(true);
       all.set(spec.id, chart);
       seen.observe(chart.element);
       return chart;
@@ -85,7 +89,7 @@ export function openCharts(store: Store, announce: (text: string) => void): Char
   const update = oncePerFrame(() => {
     const runs = picker.shown();
     const states = runs.map(({ state }) => state);
-    const last = Math.max(1, ...states.map((state) => state?.step ?? 0));
+    const last = Math.max(1, ...states.map((state) => state.step));
     const first = Math.min(...runs.map((run) => firstStep(run)));
     layOut();
     view.extend(Number.isFinite(first) ? first : 0, last);
@@ -100,10 +104,9 @@ export function openCharts(store: Store, announce: (text: string) => void): Char
   others.addEventListener("toggle", update);
   view.onChange(() => {
     showRange();
-    drawAll();
+    for (const chart of all.values()) chart.move();
   });
   store.onChange(update);
-  sizes.observe(grid);
   smoothingSlider(weight, (next) => {
     weight = next;
     drawAll();
@@ -120,7 +123,7 @@ export function openCharts(store: Store, announce: (text: string) => void): Char
 
 /** Evaluations before the first step have step 0. */
 function firstStep({ tables, state }: Run): number {
-  if (state === null || state.rows.steps + state.rows.evaluations === 0) return Number.POSITIVE_INFINITY;
+  if (state.rows.steps + state.rows.evaluations === 0) return Number.POSITIVE_INFINITY;
   const firsts = [tables.steps, tables.evaluations].filter(({ rows }) => rows > 0).map(({ steps }) => steps[0]!);
   return Math.min(...firsts, 1);
 }

@@ -41,7 +41,7 @@ function headRow(group: Group): Row {
       h("span", { class: "badge" }, `mean ${numberText(group.mean)}`),
       group.isFlat && h("span", { class: "badge" }, "flat"),
     );
-  return { isHead: true, label: "", render };
+  return { isHead: true, render };
 }
 
 function itemRow(line: Listed, group: Group, withPrompt: boolean): Row {
@@ -56,23 +56,24 @@ function itemRow(line: Listed, group: Group, withPrompt: boolean): Row {
     ...(verdict === null ? [] : [verdictText(verdict)]),
     ...(finished ? [] : ["truncated"]),
     `${tokens} tokens`,
-    `prompt: ${inOneLine(group.prompt).slice(0, 60)}`,
+    ...(withPrompt ? [] : [inOneLine(group.prompt).slice(0, 60)]),
   ];
   const shown = inOneLine(withPrompt ? `${group.prompt.slice(0, 60)} → ${text}` : text) || "(empty)";
   const render = () =>
     h(
       "div",
       { class: "completion" },
-      h("span", { class: `mark ${kind}` }, mark),
+      h("span", { class: `mark ${kind}`, "aria-hidden": "true" }, mark),
+      h("span", { class: "unseen" }, `${words.join(", ")}: `),
       h("span", { class: "excerpt" }, shown),
       h(
         "span",
-        { class: "line-facts" },
+        { class: "line-facts", "aria-hidden": "true" },
         h("b", {}, numberText(reward)),
         advantage !== null && h("span", {}, `adv ${numberText(advantage)}`),
         h("span", {}, `${countText(tokens)} tok`),
         flags.map((flag) => h("span", { class: "badge warn" }, flag)),
       ),
     );
-  return { isHead: false, label: words.join(", "), render };
+  return { isHead: false, render };
 }

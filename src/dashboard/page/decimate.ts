@@ -1,7 +1,7 @@
 /**
- * Many steps on few pixels: per bucket of steps the least and the largest value, so that no spike is lost. Buckets are powers
- * of two and begin at multiples of their width, so that a chart does not flicker while it is moved. A pyramid of them is kept
- * per column, so that the work for a view depends on its pixels, not on its steps.
+ * Many steps on few pixels: per bucket of steps the mean, and the least and the largest value, so that no spike is lost. Buckets
+ * are powers of two and begin at multiples of their width, so that a chart does not flicker while it is moved; those that
+ * have been looked at are kept, so that moving costs only what comes into view.
  */
 
 /** A column of a run: values by row, NaN where there is none, and the steps of the rows, ascending. */
@@ -12,108 +12,51 @@ export interface Series {
   readonly rows: number;
 }
 
-/** The least and the largest value of each bucket, and the rows where they are; -1: none. */
-interface Level {
-  /** Buckets that are complete. */
-  count: number;
-  low: Int32Array;
-  high: Int32Array;
+/** By number of the bucket. */
+interface Buckets {
+  readonly known: Uint8Array;
+  /** NaN: none. */
+  readonly mean: Float32Array;
+  /** NaN: fewer than two. */
+  readonly low: Float32Array;
+  readonly high: Float32Array;
 }
 
-/** Rows of the lowest level's buckets. */
-const BASE = 16;
-/** Each level joins so many buckets of the one below. */
-const JOIN = 4;
-
-export interface Pyramid {
-  /** The rows with the least and the largest value among rows `from` to `to` (exclusive); -1 if none has a value. */
-  extremes(series: Series, from: number, to: number): readonly [low: number, high: number];
+/** The buckets of one column. New rows may be appended between two looks, none may change. */
+export interface Decimator {
+  buckets(series: Series, stride: number): Buckets;
 }
 
-/** For one column; new rows may be appended between calls, none may change. */
-export function createPyramid(): Pyramid {
-  const levels: Level[] = [];
-
-  const extend = (series: Series): void => {
-    const { values, rows } = series;
-    for (let l = 0, width = BASE; width <= rows; l++, width *= JOIN) {
-      const whole = Math.floor(rows / width);
-      levels[l] ??= { count: 0, low: new Int32Array(64), high: new Int32Array(64) };
-      const level = levels[l]!;
-      if (level.low.length < whole)
-        for (const side of ["low", "high"] as const) {
-          const longer = new Int32Array(Math.max(whole, level[side].length * 2));
-          longer.set(level[side]);
-          level[side] = longer;
-        }
-      for (; level.count < whole; level.count++) {
-        const b = level.count;
-        const [low, high] =
-          l === 0 ? scan(values, b * BASE, (b + 1) * BASE) : join(values, levels[l - 1]!, b * JOIN, (b + 1) * JOIN);
-        level.low[b] = low;
-        level.high[b] = high;
-      }
-    }
-  };
-
+export function createDecimator(): Decimator {
+  let kept: Buckets | null = null;
+  let width = 0;
+  let rows = 0;
   return {
-    extremes(series, from, to) {
-      extend(series);
-      const { values } = series;
-      let low = -1;
-      let high = -1;
-      const take = (l: number, h: number): void => {
-        if (l >= 0 && (low < 0 || values[l]! < values[low]!)) low = l;
-        if (h >= 0 && (high < 0 || values[h]! > values[high]!)) high = h;
-      };
-      let at = from;
-      while (at < to) {
-        // The largest whole bucket that begins here and ends in time.
-        let l = -1;
-        let width = 1;
-        for (let next = BASE; at % next === 0 && at + next <= to; next *= JOIN) {
-          l++;
-          width = next;
-        }
-        const level = levels[l];
-        const b = at / width;
-        if (l >= 0 && level !== undefined && b < level.count) take(level.low[b]!, level.high[b]!);
-        else {
-          // Up to the next place where a bucket may begin.
-          const end = l >= 0 ? at + width : Math.min(to, at + BASE - (at % BASE));
-          const [a, c] = scan(values, at, end);
-          take(a, c);
-          at = end;
-          continue;
-        }
-        at += width;
+    buckets(series, stride) {
+      const count = Math.floor((series.steps[series.rows - 1] ?? 0) / stride) + 1;
+      // Another width is looked at only when the view is zoomed.
+      if (kept === null || width !== stride || series.rows < rows) kept = withRoom(null, count);
+      else if (series.rows > rows) {
+        if (count > kept.known.length) kept = withRoom(kept, count);
+        // The bucket that the new rows began in was not whole.
+        kept.known.fill(0, Math.floor((series.steps[Math.max(0, rows - 1)] ?? 0) / stride));
       }
-      return [low, high];
+      [width, rows] = [stride, series.rows];
+      return kept;
     },
   };
 }
 
-function scan(values: Float32Array, from: number, to: number): [number, number] {
-  let low = -1;
-  let high = -1;
-  for (let i = from; i < to; i++) {
-    const value = values[i]!;
-    if (Number.isNaN(value)) continue;
-    if (low < 0 || value < values[low]!) low = i;
-    if (high < 0 || value > values[high]!) high = i;
-  }
-  return [low, high];
-}
-
-function join(values: Float32Array, below: Level, from: number, to: number): [number, number] {
-  let low = -1;
-  let high = -1;
-  for (let b = from; b < to; b++) {
-    const [l, h] = [below.low[b]!, below.high[b]!];
-    if (l >= 0 && (low < 0 || values[l]! < values[low]!)) low = l;
-    if (h >= 0 && (high < 0 || values[h]! > values[high]!)) high = h;
-  }
-  return [low, high];
+function withRoom(before: Buckets | null, count: number): Buckets {
+  const room = Math.ceil(count * 1.25) + 16;
+  const made = {
+    known: new Uint8Array(room),
+    mean: new Float32Array(room),
+    low: new Float32Array(room),
+    high: new Float32Array(room),
+  };
+  if (before !== null) for (const key of ["known", "mean", "low", "high"] as const) made[key].set(before[key]);
+  return made;
 }
 
 /** The first row whose step is at least `step`. */
@@ -130,48 +73,109 @@ export function rowAt({ steps, rows }: Pick<Series, "steps" | "rows">, step: num
 export interface Grid {
   /** Steps per bucket, a power of two. */
   readonly stride: number;
-  /** Steps at which the points stand: one per bucket if the stride is 1, else two. */
+  /** The first step of each bucket. */
+  readonly first: Float64Array;
+  /** Where its point stands: in its middle. */
   readonly x: Float64Array<ArrayBuffer>;
 }
+
+let lastGrid: { readonly key: string; readonly grid: Grid } | null = null;
 
 /** Buckets for a view from step `min` to `max`, at most about `buckets` of them, with one beyond each end. */
 export function gridOf(min: number, max: number, buckets: number): Grid {
   const range = Math.max(1, max - min);
   const stride = 2 ** Math.max(0, Math.ceil(Math.log2(range / Math.max(1, buckets))));
-  const first = Math.floor(min / stride) - 1;
-  const last = Math.floor(max / stride) + 1;
-  const count = last - first + 1;
-  const x =
-    stride === 1
-      ? Float64Array.from({ length: count }, (_, i) => first + i)
-      : Float64Array.from({ length: 2 * count }, (_, i) => (first + (i >> 1) + (i & 1) / 2) * stride);
-  return { stride, x };
+  const start = Math.floor(min / stride) - 1;
+  const count = Math.floor(max / stride) + 2 - start;
+  // Charts of one width have the same.
+  const key = `${stride} ${start} ${count}`;
+  if (lastGrid?.key === key) return lastGrid.grid;
+  const first = Float64Array.from({ length: count }, (_, i) => (start + i) * stride);
+  const grid = { stride, first, x: first.map((step) => step + (stride - 1) / 2) };
+  lastGrid = { key, grid };
+  return grid;
 }
 
-/** A column at a grid's points: both extremes of each bucket in the order in which they occur; null: no value. */
-export function decimate(series: Series, pyramid: Pyramid, { stride, x }: Grid): (number | null)[] {
-  const { values } = series;
-  const points: (number | null)[] = new Array(x.length).fill(null);
+/** What a chart draws of a column, a value per bucket; null: none. */
+export interface Points {
+  readonly mean: (number | null)[];
+  /** Extremes, where the bucket has several values. */
+  readonly low: (number | null)[];
+  readonly high: (number | null)[];
+}
+
+export function decimate(series: Series, decimator: Decimator, { stride, first }: Grid): Points {
+  const nothing = () => new Array<number | null>(first.length).fill(null);
+  const points = { mean: nothing(), low: nothing(), high: nothing() };
   if (series.rows === 0) return points;
-  const each = stride === 1 ? 1 : 2;
-  let from = rowAt(series, x[0]!);
-  for (let i = 0; i < x.length && from < series.rows; i += each) {
-    const to = from + countBelow(series, from, x[i]! + stride);
-    if (to === from) continue;
-    const [low, high] = to - from === 1 ? scan(values, from, to) : pyramid.extremes(series, from, to);
-    if (low >= 0) {
-      points[i] = values[Math.min(low, high)]!;
-      if (each === 2) points[i + 1] = values[Math.max(low, high)]!;
-    }
-    from = to;
+  const end = series.steps[series.rows - 1]!;
+  const buckets = decimator.buckets(series, stride);
+  let row = -1;
+  for (let i = 0; i < first.length && first[i]! <= end; i++) {
+    const b = first[i]! / stride;
+    if (b < 0) continue;
+    if (buckets.known[b] === 0) {
+      if (row < 0) row = rowAt(series, first[i]!);
+      row = look(series, row, first[i]! + stride, buckets, b);
+    } else row = -1;
+    if (Number.isNaN(buckets.mean[b]!)) continue;
+    points.mean[i] = buckets.mean[b]!;
+    if (Number.isNaN(buckets.low[b]!)) continue;
+    points.low[i] = buckets.low[b]!;
+    points.high[i] = buckets.high[b]!;
   }
   return points;
 }
 
-/** Rows from `from` on with a step below `step`; they are nearly always without gaps. */
-function countBelow(series: Series, from: number, step: number): number {
-  const { steps, rows } = series;
-  const guess = Math.min(rows, from + Math.max(0, step - steps[from]!));
-  if ((guess === rows || steps[guess]! >= step) && (guess === from || steps[guess - 1]! < step)) return guess - from;
-  return Math.max(0, rowAt(series, step) - from);
+/** Fills a bucket from the rows that begin at `row` and have steps below `end`. @returns the row after them */
+function look({ steps, values, rows }: Series, row: number, end: number, into: Buckets, b: number): number {
+  let [sum, count, low, high] = [0, 0, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+  let i = row;
+  for (; i < rows && steps[i]! < end; i++) {
+    const value = values[i]!;
+    if (Number.isNaN(value)) continue;
+    sum += value;
+    count++;
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  into.known[b] = 1;
+  into.mean[b] = sum / count;
+  into.low[b] = count > 1 ? low : Number.NaN;
+  into.high[b] = count > 1 ? high : Number.NaN;
+  return i;
+}
+
+/** A column by buckets of steps, as the server sends it ahead of all its values. Bucket 0 begins at step 0; NaN: no value. */
+export interface Overview {
+  readonly stride: number;
+  /** The first and the newest value. */
+  readonly ends: readonly [first: number | null, last: number | null];
+  readonly mean: Float32Array;
+  readonly low: Float32Array;
+  readonly high: Float32Array;
+}
+
+/** The same from an overview: of its buckets where they are narrower than the grid's, and of the one around it if not. */
+export function decimateOverview(overview: Overview, { stride, first }: Grid): Points {
+  const nothing = () => new Array<number | null>(first.length).fill(null);
+  const points = { mean: nothing(), low: nothing(), high: nothing() };
+  for (const [i, from] of first.entries()) {
+    const begin = Math.max(0, Math.floor(from / overview.stride));
+    const end = Math.min(overview.mean.length, Math.max(begin + 1, (from + stride) / overview.stride));
+    let [sum, count, low, high] = [0, 0, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+    for (let b = from < 0 ? end : begin; b < end; b++) {
+      if (Number.isNaN(overview.mean[b]!)) continue;
+      sum += overview.mean[b]!;
+      count++;
+      low = Math.min(low, overview.low[b]!);
+      high = Math.max(high, overview.high[b]!);
+    }
+    if (count === 0) continue;
+    points.mean[i] = sum / count;
+    if (low === high) continue;
+    points.low[i] = low;
+    points.high[i] = high;
+  }
+  return points;
 }

@@ -105,7 +105,8 @@ function groupPicture({ group, line, chooseMember }: DetailContext): HTMLElement
       !finished && "truncated",
     ].filter(Boolean);
     const height = (30 * Math.abs(rewards[i]!)) / most;
-    const reach = (14 * Math.abs(advantages[i]!)) / mostAdvantage;
+    // Small ones are seen too beside a large one.
+    const reach = advantages[i] === 0 ? 0 : Math.max(3, 14 * Math.sqrt(Math.abs(advantages[i]!) / mostAdvantage));
     const picture = svg(
       "svg",
       { viewBox: "0 0 30 66", width: 30, height: 66, "aria-hidden": "true" },

@@ -50,7 +50,7 @@ export function generationPicker(onStep: (step: number | null) => void, isBusy: 
   };
   /** @returns whether `steps` is what there is */
   const fetchSteps = async (of: Run): Promise<boolean> => {
-    if (steps.length === of.state?.generations && epoch > 0) return true;
+    if (steps.length === of.state.generations && epoch > 0) return true;
     let answer = await askGenerations(of.info.run, steps.length);
     if (answer.epoch !== epoch && steps.length > 0) {
       answer = await askGenerations(of.info.run, 0);

@@ -10,17 +10,11 @@ export interface Head {
   connected(isConnected: boolean): void;
 }
 
-const lastValue = (store: Store, run: Run, table: "steps" | "evaluations", name: string): number | null => {
-  const column = store.column(run, table, name);
-  for (let i = (column?.rows ?? 0) - 1; i >= 0; i--) if (!Number.isNaN(column!.values[i]!)) return column!.values[i]!;
-  return null;
-};
+const lastValue = (store: Store, run: Run, table: "steps" | "evaluations", name: string): number | null =>
+  store.column(run, table, name)?.last(0) ?? null;
 
-const firstValue = (store: Store, run: Run, table: "steps" | "evaluations", name: string): number | null => {
-  const column = store.column(run, table, name);
-  for (let i = 0; i < (column?.rows ?? 0); i++) if (!Number.isNaN(column!.values[i]!)) return column!.values[i]!;
-  return null;
-};
+const firstValue = (store: Store, run: Run, table: "steps" | "evaluations", name: string): number | null =>
+  store.column(run, table, name)?.first() ?? null;
 
 export function openHead(store: Store): Head {
   let progress: ProgressMessage | null = null;
@@ -32,13 +26,14 @@ export function openHead(store: Store): Head {
 
   const statusText = (): readonly [text: string, kind: string] => {
     const [run] = store.runs;
-    const { state, info } = run ?? { state: null, info: null };
+    if (run === undefined) return ["no run", "ended"];
+    const { state, info } = run;
     if (store.status === "ended") return ["ended", "ended"];
     if (!isConnected) return ["not connected", "lost"];
     if (store.status === "running") return ["live", "live"];
     if (store.runs.length > 1) return [`${store.runs.length} runs`, "ended"];
-    if (state && info?.totalSteps && state.step >= info.totalSteps) return ["finished", "ended"];
-    const age = state?.written == null ? null : (Date.now() - state.written) / 1000;
+    if (info.totalSteps && state.step >= info.totalSteps) return ["finished", "ended"];
+    const age = state.written === null ? null : (Date.now() - state.written) / 1000;
     if (age === null) return ["no steps yet", "ended"];
     return age < 30 ? ["being written", "live"] : [`last written ${durationText(age)} ago`, "ended"];
   };
@@ -50,7 +45,8 @@ export function openHead(store: Store): Head {
     if (reward !== null) tiles.push(["reward", numberText(reward), `first ${numberText(firstReward)}`]);
     const accuracy = lastValue(store, run, "evaluations", "eval_accuracy");
     const before = firstValue(store, run, "evaluations", "eval_accuracy");
-    if (accuracy !== null) tiles.push(["accuracy", percentText(accuracy), `first ${percentText(before!)}`]);
+    if (accuracy !== null)
+      tiles.push(["accuracy", percentText(accuracy), `first ${percentText(before ?? Number.NaN)}`]);
     const loss = now("loss");
     if (reward === null && loss !== null) tiles.push(["loss", numberText(loss), ""]);
     const kl = now("kl");
@@ -76,7 +72,7 @@ export function openHead(store: Store): Head {
     const title = runs.length > 1 ? `${runs.length} runs` : info.name;
     text("run-name", title);
     const total = info.totalSteps ?? progress?.steps ?? null;
-    const step = state?.step ?? 0;
+    const step = state.step;
     document.title = runs.length > 1 ? `${title} · grpo` : `${total ? `${step}/${total} · ` : ""}${title} · grpo`;
     const settings = info.settings as Record<string, unknown>;
     const model = typeof settings.model === "string" ? settings.model : "bundled model";
@@ -102,9 +98,10 @@ export function openHead(store: Store): Head {
       `step ${countText(step)}${total === null ? "" : ` of ${countText(total)}`}`,
       phase,
       store.status === "running" && left !== null && left > 0 && `about ${durationText(left)} left`,
-      state && state.damaged > 0 && `${state.damaged} damaged lines skipped`,
-      state && !state.read && "reading …",
+      state.damaged > 0 && `${state.damaged} damaged lines skipped`,
+      !state.read && "reading …",
     ];
+    byId("progress-line").hidden = runs.length > 1;
     text("run-progress", runs.length > 1 ? "" : parts.filter(Boolean).join(" · "));
     const tiles = byId("tiles");
     tiles.hidden = runs.length > 1;

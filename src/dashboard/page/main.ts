@@ -94,6 +94,7 @@ async function open(): Promise<void> {
 
   const drawHead = oncePerFrame(head.draw);
   store.onChange(drawHead);
+  store.refresh();
   show(fromHash());
 
   const events = new EventSource("/api/events");

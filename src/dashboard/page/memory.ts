@@ -8,18 +8,18 @@ import type { Store } from "./store.ts";
 interface Block {
   readonly name: string;
   readonly bytes: number;
-  /** Index of its look. */
-  readonly look: number;
+  /** Index of its look; null: not of the plan. */
+  readonly look: number | null;
 }
 
-/** The parts of one row, largest first; those of one group and owner together. */
+/** The parts of one row in the order of the plan; those of one group and owner together. */
 export function blocksOf(parts: readonly MemoryPart[]): Omit<Block, "look">[] {
   const sums = new Map<string, number>();
   for (const { owner, group, bytes } of parts) {
     const name = owner === "policy" || group.startsWith(owner) ? group : `${owner}: ${group}`;
     sums.set(name, (sums.get(name) ?? 0) + bytes);
   }
-  return [...sums].map(([name, bytes]) => ({ name, bytes })).sort((a, b) => b.bytes - a.bytes);
+  return [...sums].map(([name, bytes]) => ({ name, bytes }));
 }
 
 export interface MemoryPanel {
@@ -45,7 +45,7 @@ export function openMemory(store: Store): MemoryPanel {
   };
   let last = "";
   store.onChange(() => {
-    const now = store.runs.map(({ state }) => state?.record).join();
+    const now = store.runs.map(({ state }) => state.record).join();
     if (now !== last) draw();
     last = now;
   });
@@ -62,9 +62,9 @@ function picture(memory: MemoryPicture): HTMLElement {
   };
   const held = always.map((block) => ({ ...block, look: lookOf(block.name) }));
   const beside: Block[] = [
-    { name: "kernel scratch, at most", bytes: memory.scratchBytes, look: lookOf("scratch") },
-    { name: "program", bytes: memory.programBytes, look: lookOf("program") },
-    { name: "driver and libraries", bytes: memory.reserveBytes, look: lookOf("reserve") },
+    { name: "kernel scratch, at most", bytes: memory.scratchBytes, look: null },
+    { name: "program", bytes: memory.programBytes, look: null },
+    { name: "driver and libraries", bytes: memory.reserveBytes, look: null },
   ].filter(({ bytes }) => bytes > 0);
   const rows = (times.length === 0 ? [""] : times).map((phase) => {
     const own = blocksOf(parts.filter(({ lifetime }) => lifetime !== "always" && lifetime.includes(phase)));
@@ -94,7 +94,9 @@ function picture(memory: MemoryPicture): HTMLElement {
       h(
         "tr",
         {},
-        ["model", "buffers", "held", "size", "of the peak"].map((each) => h("th", { scope: "col" }, each)),
+        ["model", "buffers", "held", "size", "of the peak"].map((each, i) =>
+          h("th", { scope: "col", class: i > 2 && "number" }, each),
+        ),
       ),
     ),
     h(
@@ -128,20 +130,34 @@ function picture(memory: MemoryPicture): HTMLElement {
   );
 }
 
-function bar({ name, bytes, look }: Block, peak: number): HTMLElement {
-  const theme = currentTheme();
-  const share = bytes / Math.max(1, peak);
-  const block = h("div", { class: "block", title: `${name}: ${bytesText(bytes)}` });
-  block.style.width = `${100 * share}%`;
-  const ground = h("canvas", { width: 240, height: 44, "aria-hidden": "true" });
+/** Hatched in its own pixels, however wide it becomes. */
+const hatching = new ResizeObserver((entries) => {
+  for (const { target } of entries) hatch(target as HTMLCanvasElement);
+});
+
+function hatch(ground: HTMLCanvasElement): void {
+  const scale = Math.max(1, Math.round(devicePixelRatio));
+  const [width, height] = [ground.clientWidth * scale, ground.clientHeight * scale];
+  if (width === 0 || height === 0) return;
+  ground.width = width;
+  ground.height = height;
   const context = ground.getContext("2d");
-  if (context !== null) {
-    context.fillStyle = hatchOf(look, theme);
-    context.fillRect(0, 0, 240, 44);
+  if (context === null) return;
+  context.fillStyle = hatchOf(Number(ground.dataset.look), currentTheme());
+  context.fillRect(0, 0, width, height);
+}
+
+function bar({ name, bytes, look }: Block, peak: number): HTMLElement {
+  const share = bytes / Math.max(1, peak);
+  const block = h("div", { class: look === null ? "block beside" : "block", title: `${name}: ${bytesText(bytes)}` });
+  block.style.width = `${100 * share}%`;
+  if (look !== null) {
+    const ground = h("canvas", { "data-look": look, "aria-hidden": "true" });
+    hatching.observe(ground);
+    block.style.borderColor = colourOf(look, currentTheme());
+    block.append(ground);
   }
-  block.style.borderColor = colourOf(look, theme);
-  block.append(ground);
   // A label that has no room is in the table.
-  if (share > 0.07) block.append(h("span", {}, h("b", {}, name), h("br"), bytesText(bytes)));
+  if (share > 0.06) block.append(h("span", {}, h("b", {}, name), h("br"), bytesText(bytes)));
   return block;
 }

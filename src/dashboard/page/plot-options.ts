@@ -69,12 +69,12 @@ export function plotOptions({
     axes: [
       {
         ...axis,
-        ...{ size: 26, gap: 4, space: 60 },
+        ...{ size: 22, gap: 3, space: 60 },
         values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tickText(tick) : "")),
       },
       {
         ...axis,
-        ...{ size: isBytes ? 66 : 54, gap: 6, space: 28 },
+        ...{ size: isBytes ? 66 : 50, gap: 6, space: 28 },
         values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : text(tick))),
         ...(isBytes && { splits: (_u: uPlot, _a: number, low: number, high: number) => byteSplits(low, high) }),
       },

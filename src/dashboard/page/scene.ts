@@ -1,10 +1,10 @@
 /** What a chart draws: its lines of the shown runs, as uPlot's series and their points. Knows no elements. */
 import type uPlot from "uplot";
 import type { ChartSpec, Line } from "./chart-list.ts";
-import { decimate, type Grid, rowAt, type Series } from "./decimate.ts";
-import { bandOf, meanOf } from "./derived.ts";
+import type { Column } from "./columns.ts";
+import type { Grid, Points } from "./decimate.ts";
 import { colourOf, dashOf, hatchOf, type Theme, withAlpha } from "./palette.ts";
-import type { Column, Run, Store } from "./store.ts";
+import type { Run, Store } from "./store.ts";
 import type { View } from "./view.ts";
 
 export interface ChartContext {
@@ -35,32 +35,38 @@ export interface Scene {
   readonly smoothing: number;
 }
 
-/** Runs whose bands are drawn together; more of them hide each other. */
-const BANDS = 2;
-
 export function sceneOf(spec: ChartSpec, context: ChartContext, logarithmic: boolean): Scene {
   const runs = context.shownRuns();
   const isOne = runs.length === 1;
   const drawn = runs.flatMap((run) => {
     const names = { steps: run.tables.steps.names, evaluations: run.tables.evaluations.names };
-    return spec.lines(names).map((line, l): Drawn => {
+    const lines = spec.lines(names).filter(({ isMinor = false }) => isOne || spec.kind === "stack" || !isMinor);
+    return lines.map((line, l): Drawn => {
       const needed = line.between ?? (line.spread === undefined ? [] : [line.spread]);
       const hasBand = needed.some((name) => names[line.table].includes(name));
+      const label = isOne ? line.label : lines.length === 1 ? run.info.name : `${run.info.name} · ${line.label}`;
       return {
-        ...{ run, line, label: isOne ? line.label : `${run.info.name} · ${line.label}` },
-        ...{ colour: isOne ? l : run.info.run, dash: l },
-        hasBand: hasBand && runs.length <= BANDS && !logarithmic,
+        ...{ run, line, label, ...lookOf(run, l, isOne) },
+        // Bands of several runs hide each other.
+        hasBand: hasBand && isOne && !logarithmic,
       };
     });
   });
   return { spec, drawn, smoothing: context.smoothing() };
 }
 
+/** Colour and dashes: of one run by line; of several, colour by run, and dashes by both. */
+const lookOf = (run: Run, line: number, isOne: boolean) =>
+  isOne ? { colour: line, dash: line } : { colour: run.info.run, dash: run.info.run + 3 * line };
+
 /** What cannot change without a new plot. */
 export const shapeOf = ({ drawn, smoothing }: Scene): string =>
   [smoothing > 0, ...drawn.map(({ label, hasBand }) => `${label} ${hasBand}`)].join("\n");
 
-/** uPlot's series, in the order in which `dataOf` gives their points. */
+/**
+ * uPlot's series, in the order in which `dataOf` gives their points. A line has those of its band, if it has one; those of the
+ * least and largest values where many steps share a point; its faint self if it is smoothed; and itself.
+ */
 export function seriesOf(
   { spec, drawn, smoothing }: Scene,
   theme: Theme,
@@ -77,17 +83,16 @@ export function seriesOf(
     }
     return { series, bands };
   }
+  const area = (stroke: string, alpha: number): void => {
+    const edge: uPlot.Series = { ...plain, stroke: "transparent", width: 0 };
+    series.push({ ...edge }, { ...edge });
+    bands.push({ series: [series.length - 1, series.length - 2], fill: withAlpha(stroke, alpha) });
+  };
   for (const { line, colour, dash, hasBand } of drawn) {
     const stroke = colourOf(colour, theme);
     const isSparse = line.table === "evaluations";
-    if (hasBand) {
-      const edge: uPlot.Series = { ...plain, stroke: "transparent", width: 0 };
-      series.push({ ...edge }, { ...edge });
-      bands.push({
-        series: [series.length - 1, series.length - 2],
-        fill: withAlpha(stroke, theme.isDark ? 0.16 : 0.12),
-      });
-    }
+    if (hasBand) area(stroke, theme.isDark ? 0.16 : 0.12);
+    area(stroke, theme.isDark ? 0.32 : 0.26);
     if (smoothing > 0) series.push({ ...plain, stroke: withAlpha(stroke, 0.3), width: 1 });
     series.push({
       ...{ stroke, width: 1.75, dash: [...dashOf(dash)], spanGaps: true, cap: "round" },
@@ -106,38 +111,41 @@ export const columnOf = (store: Store, { run, line }: Drawn, name = line.name): 
 /** Evaluations are few, and each stands for itself. */
 const weightOf = ({ line }: Drawn, { smoothing }: Scene): number => (line.table === "evaluations" ? 0 : smoothing);
 
-/** The ends of a line's band. */
-function endsOf(store: Store, each: Drawn): readonly [Column | null, Column | null] {
+/** The ends of a line's band: two columns, or its own plus and minus another. Smoothing and means are linear in both. */
+function endsOf(store: Store, each: Drawn, grid: Grid, weight: number, mean: Points["mean"]): Points["mean"][] {
   const { spread, between } = each.line;
-  if (between) return [columnOf(store, each, between[0]), columnOf(store, each, between[1])];
-  const [center, deviation] = [columnOf(store, each), spread === undefined ? null : columnOf(store, each, spread)];
-  return center && deviation ? bandOf(center, deviation) : [null, null];
+  const of = (name: string) => columnOf(store, each, name)?.points(grid, weight).mean ?? nothing(grid);
+  if (between) return between.map(of);
+  const deviation = of(spread!);
+  return [-1, 1].map((sign) =>
+    mean.map((value, i) => (value === null || deviation[i] == null ? null : value + sign * deviation[i])),
+  );
 }
 
+const nothing = ({ x }: Grid) => new Array<number | null>(x.length).fill(null);
+
 export function dataOf(scene: Scene, store: Store, grid: Grid): uPlot.AlignedData {
-  const none = () => new Array<number | null>(grid.x.length).fill(null);
-  const points = (column: Column | null, weight: number) => {
-    if (column === null) return none();
-    const { series, pyramid } = column.smoothed(weight);
-    return decimate(series, pyramid, grid);
-  };
+  const points = (each: Drawn, weight: number): Points =>
+    columnOf(store, each)?.points(grid, weight) ?? { mean: nothing(grid), low: nothing(grid), high: nothing(grid) };
   const data: (number | null)[][] = [];
   if (scene.spec.kind === "stack") {
-    let below = none();
+    let below = nothing(grid);
     for (const each of scene.drawn) {
-      const column = columnOf(store, each);
-      const own = column === null ? none() : meansOn(column, grid);
+      const own = points(each, 0).mean;
       const under = below;
-      below = own.map((value, i) => (value === null ? under[i]! : value + (under[i] ?? 0)));
+      // A phase that did not run took no time.
+      below = own.map((value, i) => (value === null && under[i] == null ? null : (value ?? 0) + (under[i] ?? 0)));
       data.push(below);
     }
   } else
     for (const each of scene.drawn) {
-      const column = columnOf(store, each);
       const weight = weightOf(each, scene);
-      if (each.hasBand) data.push(...endsOf(store, each).map((end) => points(end, weight)));
-      if (scene.smoothing > 0) data.push(points(weight > 0 ? column : null, 0));
-      data.push(points(column, weight));
+      const raw = points(each, 0);
+      const shown = weight > 0 ? points(each, weight).mean : raw.mean;
+      if (each.hasBand) data.push(...endsOf(store, each, grid, weight, shown));
+      data.push(raw.low, raw.high);
+      if (scene.smoothing > 0) data.push(weight > 0 && grid.stride === 1 ? raw.mean : nothing(grid));
+      data.push(shown);
     }
   return [grid.x, ...data] as unknown as uPlot.AlignedData;
 }
@@ -154,38 +162,20 @@ export function valueAt(
     return own === null || index === 0 ? own : own - (data[index]?.[at] ?? 0);
   }
   let place = 0;
-  for (let i = 0; i <= index; i++) place += (drawn[i]!.hasBand ? 2 : 0) + (smoothing > 0 ? 1 : 0) + 1;
+  for (let i = 0; i <= index; i++) place += (drawn[i]!.hasBand ? 2 : 0) + 2 + (smoothing > 0 ? 1 : 0) + 1;
   return data[place]?.[at] ?? null;
 }
 
+/** Asks for all columns. @returns whether they are here, or overviews of them */
+export function isComplete({ drawn }: Scene, store: Store): boolean {
+  const columns = drawn.flatMap((each) => {
+    const { line, hasBand } = each;
+    const names = [line.name, ...(hasBand ? (line.between ?? [line.spread ?? line.name]) : [])];
+    return names.map((name) => columnOf(store, each, name));
+  });
+  return columns.every((column) => column === null || column.rows > 0 || column.overview !== null);
+}
+
 /** The newest value of a line. */
-export function lastOf(scene: Scene, store: Store, each: Drawn): number | null {
-  const column = columnOf(store, each);
-  if (column === null) return null;
-  const { values, rows } = column.smoothed(weightOf(each, scene)).series;
-  for (let i = rows - 1; i >= 0 && i > rows - 2000; i--) if (!Number.isNaN(values[i]!)) return values[i]!;
-  return null;
-}
-
-/** Means over the buckets of a grid: what a stack shows, since extremes of parts do not add up. */
-function meansOn(column: Column, { stride, x }: Grid): (number | null)[] {
-  const points: (number | null)[] = new Array(x.length).fill(null);
-  const each = stride === 1 ? 1 : 2;
-  let from = rowAt(column, x[0]!);
-  for (let i = 0; i < x.length && from < column.rows; i += each) {
-    const to = rowFrom(column, from, x[i]! + stride);
-    if (to === from) continue;
-    const mean = meanOf(column, from, to);
-    points[i] = mean;
-    if (each === 2) points[i + 1] = mean;
-    from = to;
-  }
-  return points;
-}
-
-/** The first row from `from` on whose step is at least `step`; rows nearly always follow each other step by step. */
-function rowFrom({ steps, rows }: Series, from: number, step: number): number {
-  const guess = Math.min(rows, from + Math.max(0, Math.round(step - steps[from]!)));
-  const fits = (guess === rows || steps[guess]! >= step) && (guess === from || steps[guess - 1]! < step);
-  return fits ? guess : rowAt({ steps, rows }, step);
-}
+export const lastOf = (scene: Scene, store: Store, each: Drawn): number | null =>
+  columnOf(store, each)?.last(weightOf(each, scene)) ?? null;

@@ -47,7 +47,7 @@ export function openSettings(store: Store): { draw(): void } {
   };
   let last = "";
   store.onChange(() => {
-    const now = store.runs.map(({ state }) => state?.record).join();
+    const now = store.runs.map(({ state }) => state.record).join();
     if (now !== last) draw();
     last = now;
   });

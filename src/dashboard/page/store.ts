@@ -2,68 +2,45 @@
  * The runs as the page has them: columns are fetched when a chart first wants them, and after that only their new rows. A run
  * that was cut back or begun anew is fetched from its start.
  */
-import type { RunInfo, RunState, StateMessage, Status, TableName } from "../protocol.ts";
-import { askColumns, askNames, askRuns } from "./api.ts";
-import { createPyramid, type Pyramid, type Series } from "./decimate.ts";
-import { createSmoother, type Smoother } from "./smooth.ts";
-
-/** A column with what is derived from it. */
-export interface Column extends Series {
-  readonly pyramid: Pyramid;
-  /** The same, smoothed; itself if nothing is. */
-  smoothed(weight: number): { readonly series: Series; readonly pyramid: Pyramid };
-}
+import { type RunInfo, type RunState, type StateMessage, type Status, type TableName, tables } from "../protocol.ts";
+import { askColumns, askNames, askOverviews, askRuns, type Columns } from "./api.ts";
+import { type Column, GrowingColumn } from "./columns.ts";
 
 interface TableData {
-  names: string[];
+  names: readonly string[];
   steps: Float64Array;
   /** Rows fetched of every wanted column. */
   rows: number;
-  columns: Map<string, OwnColumn>;
+  columns: Map<string, GrowingColumn>;
 }
 
 export interface Run {
   info: RunInfo;
-  state: RunState | null;
+  state: RunState;
   readonly tables: Record<TableName, TableData>;
 }
 
-class OwnColumn implements Column {
-  values = new Float32Array(0);
-  rows = 0;
-  pyramid = createPyramid();
-  private readonly table: TableData;
-  private smoothing: { weight: number; smoother: Smoother; pyramid: Pyramid } | null = null;
+const emptyTable = (names: readonly string[] = []): TableData => ({
+  ...{ names, steps: new Float64Array(0), rows: 0, columns: new Map() },
+});
 
-  constructor(table: TableData) {
-    this.table = table;
-  }
+/** Of tables longer than this, an overview comes before the columns themselves. */
+const OVERVIEW_ROWS = 6000;
+/** Columns fetched at once from their start. */
+const AT_ONCE = 6;
 
-  get steps(): Float64Array {
-    return this.table.steps;
+/** Keeps the steps of new rows. */
+function takeSteps(data: TableData, { from, rows, steps }: Columns): void {
+  const end = from + rows;
+  if (data.rows >= end) return;
+  if (data.steps.length < end) {
+    const longer = new Float64Array(Math.max(end, 2 * data.steps.length));
+    longer.set(data.steps.subarray(0, data.rows));
+    data.steps = longer;
   }
-
-  append(values: Float32Array): void {
-    const rows = this.rows + values.length;
-    if (this.values.length < rows) {
-      const longer = new Float32Array(Math.max(rows, 2 * this.values.length));
-      longer.set(this.values.subarray(0, this.rows));
-      this.values = longer;
-    }
-    this.values.set(values, this.rows);
-    this.rows = rows;
-  }
-
-  smoothed(weight: number): { readonly series: Series; readonly pyramid: Pyramid } {
-    if (weight === 0) return { series: this, pyramid: this.pyramid };
-    if (this.smoothing?.weight !== weight)
-      this.smoothing = { weight, smoother: createSmoother(weight), pyramid: createPyramid() };
-    const values = this.smoothing.smoother.update(this.values, this.rows);
-    return { series: { steps: this.steps, values, rows: this.rows }, pyramid: this.smoothing.pyramid };
-  }
+  data.steps.set(steps, from);
+  data.rows = end;
 }
-
-const emptyTable = (): TableData => ({ names: [], steps: new Float64Array(0), rows: 0, columns: new Map() });
 
 export interface Store {
   readonly runs: readonly Run[];
@@ -72,6 +49,8 @@ export interface Store {
   column(run: Run, table: TableName, name: string): Column | null;
   /** Calls `listener` after anything has changed. */
   onChange(listener: () => void): void;
+  /** Tells what there is already. */
+  refresh(): void;
   /** The server's report. */
   take(message: StateMessage): Promise<void>;
 }
@@ -79,14 +58,18 @@ export interface Store {
 /** Fetches what runs there are. */
 export async function openStore(): Promise<Store> {
   const runs: Run[] = (await askRuns()).map((info) => ({
-    ...{ info, state: null },
-    tables: { steps: emptyTable(), evaluations: emptyTable() },
+    ...{ info, state: info.state },
+    tables: { steps: emptyTable(info.names.steps), evaluations: emptyTable(info.names.evaluations) },
   }));
   const listeners: (() => void)[] = [];
   let status: Status = "unknown";
   const tell = (): void => {
     for (const listener of listeners) listener();
   };
+
+  let working: Promise<void> | null = null;
+  /** There is more to fetch. */
+  let again = false;
 
   /** New rows of what is wanted, and all rows of what is newly wanted. */
   const fetchTable = async (run: Run, name: TableName, state: RunState): Promise<boolean> => {
@@ -99,40 +82,36 @@ export async function openStore(): Promise<Store> {
       data.names = names;
       isNew = true;
     }
-    for (;;) {
-      const behind = [...data.columns].filter(([, column]) => column.rows < total);
-      const from = Math.min(...behind.map(([, column]) => column.rows));
-      const next = behind.filter(([, column]) => column.rows === from).map(([each]) => each);
-      if (next.length === 0) return isNew;
-      const answer = await askColumns(run.info.run, name, from, next);
-      if (answer.epoch !== state.epoch || answer.rows === 0) return isNew;
-      if (data.rows < from + answer.rows) {
-        if (data.steps.length < from + answer.rows) {
-          const longer = new Float64Array(Math.max(from + answer.rows, 2 * data.steps.length));
-          longer.set(data.steps.subarray(0, data.rows));
-          data.steps = longer;
-        }
-        data.steps.set(answer.steps, from);
-        data.rows = from + answer.rows;
-      }
-      for (const each of next) {
-        const found = answer.names.indexOf(each);
-        data.columns
-          .get(each)
-          ?.append(found < 0 ? new Float32Array(answer.rows).fill(Number.NaN) : answer.values[found]!);
-      }
-      isNew = true;
+    const wanted = [...data.columns].filter(([, column]) => column.rows < total);
+    const unseen = wanted.filter(([, column]) => column.rows === 0 && column.overview === null).map(([each]) => each);
+    if (total > OVERVIEW_ROWS && unseen.length > 0) {
+      const { epoch, overviews } = await askOverviews(run.info.run, name, unseen);
+      if (epoch !== state.epoch) return isNew;
+      for (const [each, overview] of overviews) data.columns.get(each)!.overview = overview;
+      again = true;
+      return true;
     }
+    // Whole columns a few at a time, so that what is asked for meanwhile need not wait long.
+    const from = Math.min(...wanted.map(([, column]) => column.rows));
+    const next = wanted.filter(([, column]) => column.rows === from).slice(0, from === 0 ? AT_ONCE : undefined);
+    if (next.length === 0) return isNew;
+    const names = next.map(([each]) => each);
+    const answer = await askColumns(run.info.run, name, from, names);
+    if (answer.epoch !== state.epoch || answer.rows === 0) return isNew;
+    takeSteps(data, answer);
+    for (const [each, column] of next) {
+      const found = answer.names.indexOf(each);
+      column.append(found < 0 ? new Float32Array(answer.rows).fill(Number.NaN) : answer.values[found]!);
+      if (column.rows >= total) column.overview = null;
+    }
+    again ||= wanted.some(([, column]) => column.rows < total);
+    return true;
   };
 
-  let working: Promise<void> | null = null;
-  let again = false;
   const fetchAll = async (): Promise<void> => {
-    for (const run of runs)
-      for (const name of ["steps", "evaluations"] as const) {
-        const changed = run.state !== null && (await fetchTable(run, name, run.state));
-        if (changed) tell();
-      }
+    const all = runs.flatMap((run) => tables.map((name) => fetchTable(run, name, run.state)));
+    const changed = await Promise.all(all);
+    if (changed.some(Boolean)) tell();
   };
   /** One fetch at a time; what comes meanwhile is fetched after it. */
   const refresh = (): Promise<void> => {
@@ -159,23 +138,24 @@ export async function openStore(): Promise<Store> {
       const known = data.columns.get(name);
       if (known !== undefined) return known;
       if (!data.names.includes(name)) return null;
-      const column = new OwnColumn(data);
+      const column = new GrowingColumn(data);
       data.columns.set(name, column);
       // In the next turn, so that the columns of several charts are one request.
-      queueMicrotask(() => void refresh());
+      setTimeout(() => void refresh());
       return column;
     },
     onChange(listener) {
       listeners.push(listener);
     },
+    refresh: tell,
     async take(message) {
       status = message.status;
       const isOther = message.runs.length !== runs.length;
-      const records = message.runs.some((state, i) => state.record !== (runs[i]?.state?.record ?? -1));
+      const records = message.runs.some((state, i) => state.record !== runs[i]?.state.record);
       for (const [i, state] of message.runs.entries()) {
         const run = runs[i];
         if (run === undefined) continue;
-        if (run.state !== null && run.state.epoch !== state.epoch)
+        if (run.state.epoch !== state.epoch)
           for (const name of ["steps", "evaluations"] as const) {
             // The charts hold on to nothing: they ask for their columns again.
             run.tables[name] = emptyTable();

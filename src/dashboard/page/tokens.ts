@@ -36,7 +36,7 @@ export function tokenView(tokens: readonly Token[]): TokenView {
   const scale = h("div", { class: "scale" });
   const spans = tokens.slice(0, MOST).map((token) => {
     const isEmpty = token.text === "";
-    return h("span", { class: isEmpty ? "token none" : "token" }, isEmpty ? "␃" : token.text);
+    return h("span", { class: isEmpty ? "token none" : "token" }, isEmpty ? `⟨${token.id}⟩` : token.text);
   });
   const text = h(
     "div",

@@ -8,8 +8,6 @@ export interface Row {
   /** A head cannot be chosen. */
   readonly isHead: boolean;
   readonly render: () => Node;
-  /** For items: what a screen reader says. */
-  readonly label: string;
 }
 
 export interface VirtualList {
@@ -58,13 +56,13 @@ export function virtualList(label: string, onChoose: (index: number) => void): V
       }
     for (let i = from; i < to; i++) {
       if (drawn.has(i)) continue;
-      const { isHead, render, label: text } = rows[i]!;
+      const { isHead, render } = rows[i]!;
       const row = isHead
         ? h("div", { class: "row head", "aria-hidden": "true" }, render())
         : h(
             "div",
             {
-              ...{ class: "row item", role: "option", id: `row-${i}`, "aria-label": text },
+              ...{ class: "row item", role: "option", id: `row-${i}` },
               ...{ "aria-setsize": items.length, "aria-posinset": placeOf[i]! + 1, "aria-selected": i === chosen },
               onclick: () => choose(i),
             },
