@@ -26,7 +26,7 @@ const notOurs: Readonly<Record<string, string>> = {
   head: "shows a file of the transcript",
   tail: "shows a file of the transcript",
   ls: "shows a folder of the transcript",
-  sh: "pack/unpack is made by bun run pack; test/e2e/pack.test.ts runs it",
+  sh: "pack/unpack is made by bun run pack; test/e2e/pack.long.ts runs it",
   bash: ".ci/run is what CI runs",
   git: "git's own flags",
   nproc: "of coreutils",

@@ -46,7 +46,7 @@ describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
     for (const name of [
       "grpo",
       "bun",
-      "test/cuda/check.test.ts",
+      "test/cuda/check.long.ts",
       "docs/log.md",
       "tsconfig.json",
       "node_modules/tinybench",
