@@ -193,7 +193,7 @@ static void add_transposed(Tiles& tiles, float* target, const bf16* left, const 
     for (int64_t d = 0; d < width; d += STRIP) {
       float* c = target + (i / 2 * width + d) * COLUMNS;
       multiply(tiles, smaller(STRIP, width - d), smaller(2, panels - i),
-               Block{left + d * most, most, right + i * next, next, most, c, c}, [](int64_t) {});
+               Block{left + d * most, most, GROUP, right + i * next, next, most, c, c}, [](int64_t) {});
     }
 }
 
@@ -212,10 +212,10 @@ static void block_gradients(Tiles& tiles, const TileGradient& g, const TileKeys&
     for (int64_t i = 0; i < panels; i += 2) {
       const int64_t beside = smaller(2, panels - i), next = depth * PANEL;
       float *s = scores[0] + i / 2 * STRIP * COLUMNS, *ds = scores[1] + i / 2 * STRIP * COLUMNS;
-      multiply(tiles, count, beside, Block{t.q + first * depth, depth, key + i * next, next, depth, nullptr, s}, nothing);
+      multiply(tiles, count, beside, Block{t.q + first * depth, depth, GROUP, key + i * next, next, depth, nullptr, s}, nothing);
       for (bf16* const& part : t.dout)
         multiply(tiles, count, beside,
-                 Block{part + first * depth, depth, value + i * next, next, depth, &part == t.dout ? nullptr : ds, ds},
+                 Block{part + first * depth, depth, GROUP, value + i * next, next, depth, &part == t.dout ? nullptr : ds, ds},
                  nothing);
     }
     for (int64_t row = 0; row < count; row += 2)
@@ -224,7 +224,7 @@ static void block_gradients(Tiles& tiles, const TileGradient& g, const TileKeys&
       float* c = t.dq + (i / 2 * t.most + first) * COLUMNS;
       for (const bf16* part : ds_rows)
         multiply(tiles, count, smaller(2, width / PANEL - i),
-                 Block{part, KEYS, over + i * KEYS * PANEL, KEYS * PANEL, whole_groups(keys), c, c}, nothing);
+                 Block{part, KEYS, GROUP, over + i * KEYS * PANEL, KEYS * PANEL, whole_groups(keys), c, c}, nothing);
     }
   }
   float *dkeys = k.dkeys + b * KEYS * width, *dvalues = k.dvalues + b * KEYS * width;

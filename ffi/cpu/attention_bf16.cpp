@@ -160,7 +160,7 @@ static void attend_block(Tiles& tiles, const TileRows& rows, const bf16* keys_at
     const int64_t count = smaller(STRIP, rows.count - first);
     for (int64_t i = 0; i < panels; i += 2)
       multiply(tiles, count, smaller(2, panels - i),
-               Block{rows.q + first * rows.depth, rows.depth, keys_at + i * next_key, next_key, rows.depth, nullptr,
+               Block{rows.q + first * rows.depth, rows.depth, GROUP, keys_at + i * next_key, next_key, rows.depth, nullptr,
                      scores[i / 2]},
                meanwhile);
     for (int64_t r = 0; r < count; r++)
@@ -170,7 +170,7 @@ static void attend_block(Tiles& tiles, const TileRows& rows, const bf16* keys_at
       float* acc = rows.acc + (i / 2 * rows.count + first) * COLUMNS;
       for (const bf16* part : p)
         multiply(tiles, count, smaller(2, rows.panels - i),
-                 Block{part, KEYS, values_at + i * next_value, next_value, whole_groups(keys), acc, acc}, meanwhile);
+                 Block{part, KEYS, GROUP, values_at + i * next_value, next_value, whole_groups(keys), acc, acc}, meanwhile);
     }
   }
 }

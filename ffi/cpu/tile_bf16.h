@@ -5,7 +5,7 @@
 // both flush subnormal numbers to zero. The operations on an element are determined by k alone: neither neighbouring rows and
 // panels, nor where the k range is cut (at multiples of GROUP, the sums carried through C) change its bits.
 //
-// Memory: A is row-major bfloat16, so its pairs are adjacent. B is one panel or two, each [k/2][16] pairs of one column, the
+// Memory: A's rows are groups of 32 bfloat16, so its pairs are adjacent. B is one panel or two, each [k/2][16] pairs of one column, the
 // earlier k in the low half: 32 k of a panel are 1 KiB in a row, one tile. C has rows of 32 floats, two panels side by side. A and
 // B are zero-padded in k to a multiple of GROUP: zeros only meet zeros, so no NaN appears.
 #pragma once
@@ -17,7 +17,7 @@ static constexpr int64_t COLUMNS = 2 * PANEL;  // of C
 
 struct Block {
   const bf16* a;
-  int64_t lda;
+  int64_t lda, next_a;  // from a row to the next, and from a group of k to the next
   const bf16* b;
   int64_t next_b;  // from a panel to the second one
   int64_t depth;   // a multiple of GROUP
@@ -83,19 +83,19 @@ static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile
   }
   const bf16 *a = o.a, *b = o.b;
   for (int64_t group = 0; group < o.depth / GROUP; group++) {
-    _tile_loadd(6, b, 64);
-    _tile_stream_loadd(4, a, a_bytes);
+    _tile_loadd(4, a, a_bytes);
+    _tile_stream_loadd(6, b, 64);
     _tile_dpbf16ps(0, 4, 6);
-    if constexpr (PANELS == 2) {
-      _tile_loadd(7, b + o.next_b, 64);
-      _tile_dpbf16ps(1, 4, 7);
-    }
     if constexpr (STRIPS == 2) {
-      _tile_stream_loadd(5, a + 16 * o.lda, a_bytes);
+      _tile_loadd(5, a + 16 * o.lda, a_bytes);
       _tile_dpbf16ps(2, 5, 6);
     }
+    if constexpr (PANELS == 2) {
+      _tile_stream_loadd(7, b + o.next_b, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
     if constexpr (STRIPS == 2 && PANELS == 2) _tile_dpbf16ps(3, 5, 7);
-    a += GROUP;
+    a += o.next_a;
     b += GROUP * PANEL;
     meanwhile(group);
   }
@@ -165,20 +165,22 @@ static __attribute__((noinline)) void pair_block(const Block& o) {
   }
   const bf16 *a = o.a, *b = o.b;
   const int64_t lda = o.lda, next_b = o.next_b;
-  for (int64_t k = 0; k < o.depth; k += 2) {
-    Pairs bk[PANELS];
+  for (int64_t group = 0; group < o.depth; group += GROUP) {
+    for (int64_t k = 0; k < GROUP; k += 2) {
+      Pairs bk[PANELS];
 #pragma GCC unroll 2
-    for (int p = 0; p < PANELS; p++) memcpy(&bk[p], b + p * next_b, 64);
+      for (int p = 0; p < PANELS; p++) memcpy(&bk[p], b + p * next_b, 64);
 #pragma GCC unroll 16
-    for (int r = 0; r < ROWS; r++) {
-      uint32_t pair;
-      memcpy(&pair, a + r * lda, 4);
-      const Pairs ark = Pairs{} + pair;
+      for (int r = 0; r < ROWS; r++) {
+        uint32_t pair;
+        memcpy(&pair, a + r * lda + k, 4);
+        const Pairs ark = Pairs{} + pair;
 #pragma GCC unroll 2
-      for (int p = 0; p < PANELS; p++) sum[r][p] = dot_pairs(sum[r][p], ark, bk[p]);
+        for (int p = 0; p < PANELS; p++) sum[r][p] = dot_pairs(sum[r][p], ark, bk[p]);
+      }
+      b += 2 * PANEL;
     }
-    a += 2;
-    b += 2 * PANEL;
+    a += o.next_a;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; r++)
