@@ -162,20 +162,6 @@ struct Panels {
   int64_t next;  // elements from a panel to the one after it
 };
 
-// Work that is done in `count` pieces, `share` of them between two steps of multiplications.
-template <class Piece>
-struct Background {
-  Piece piece;
-  int64_t done, count, share;
-
-  inline __attribute__((always_inline)) void step() {
-    for (int64_t end = smaller(count, done + share); done < end; done++) piece();
-  }
-  void finish() {
-    for (; done < count; done++) piece();
-  }
-};
-
 // A in place.
 struct Rows {
   static constexpr bool CONVERTED = false;
@@ -419,7 +405,7 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
               const Ahead ahead{strips <= 2 && Right::IN_PLACE && p + 3 < last ? pair + 2 * b.next : nullptr, b.next,
                                 at + strip.after + after * strip.lda, strip.lda, strip.next,
                                 Left::CONVERTED && first == begin ? 0 : lines};
-              multiply(tiles, count_rows, width, Block{at, strip.lda, strip.next, pair, b.next, elements, from, to},
+              multiply<true>(tiles, count_rows, width, Block{at, strip.lda, strip.next, pair, b.next, elements, from, to},
                        [&](int64_t group) __attribute__((always_inline)) {
                          ahead.step(group);
                          pending.step();

@@ -15,6 +15,12 @@ namespace KERNEL_PATH {
 
 static constexpr int64_t COLUMNS = 2 * PANEL;  // of C
 
+// Where one of several products begins that add to the same C: elements from `a` and `b`.
+struct Part {
+  int64_t a, b;
+};
+static constexpr Part WHOLE[1] = {{0, 0}};
+
 struct Block {
   const bf16* a;
   int64_t lda, next_a;  // from a row to the next, and from a group of k to the next
@@ -23,6 +29,22 @@ struct Block {
   int64_t depth;   // a multiple of GROUP
   const float* from;  // null: zeros
   float* to;
+  int64_t count = 1;  // of parts, one after the other
+  const Part* parts = WHOLE;
+};
+
+// Work that is done in `count` pieces, `share` of them between two steps of multiplications.
+template <class Piece>
+struct Background {
+  Piece piece;
+  int64_t done, count, share;
+
+  inline __attribute__((always_inline)) void step() {
+    for (int64_t end = smaller(count, done + share); done < end; done++) piece();
+  }
+  void finish() {
+    for (; done < count; done++) piece();
+  }
 };
 
 #if defined(AMX_TILES)
@@ -61,10 +83,10 @@ class Tiles {
   int first_ = 0, second_ = 0;
 };
 
-// Four tiles of C take 64 cycles a group of k: 4 multiplications of 16 cycles, enough to hide the latency of each (52). A is
-// loaded past L1 (tileloaddt1), which B would otherwise have to leave. `meanwhile` is called once a group: other work that
+// Four tiles of C take 64 cycles a group of k: 4 multiplications of 16 cycles, enough to hide the latency of each (52). STREAM: B
+// is loaded past L1 (tileloaddt1), which A would otherwise have to leave. `meanwhile` is called once a group: other work that
 // needs no tiles fits between the multiplications.
-template <int STRIPS, int PANELS, class Meanwhile>
+template <int STRIPS, int PANELS, bool STREAM, class Meanwhile>
 static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile& meanwhile) {
   constexpr int64_t c_bytes = COLUMNS * 4;
   const int64_t a_bytes = o.lda * 2;
@@ -81,23 +103,27 @@ static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile
     if constexpr (STRIPS == 2) _tile_zero(2);
     if constexpr (STRIPS == 2 && PANELS == 2) _tile_zero(3);
   }
-  const bf16 *a = o.a, *b = o.b;
-  for (int64_t group = 0; group < o.depth / GROUP; group++) {
-    _tile_loadd(4, a, a_bytes);
-    _tile_stream_loadd(6, b, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (STRIPS == 2) {
-      _tile_loadd(5, a + 16 * o.lda, a_bytes);
-      _tile_dpbf16ps(2, 5, 6);
+  for (const Part* part = o.parts; part < o.parts + o.count; part++) {
+    const bf16 *a = o.a + part->a, *b = o.b + part->b;
+    for (int64_t group = 0; group < o.depth / GROUP; group++) {
+      _tile_loadd(4, a, a_bytes);
+      if constexpr (STREAM) _tile_stream_loadd(6, b, 64);
+      else _tile_loadd(6, b, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (STRIPS == 2) {
+        _tile_loadd(5, a + 16 * o.lda, a_bytes);
+        _tile_dpbf16ps(2, 5, 6);
+      }
+      if constexpr (PANELS == 2) {
+        if constexpr (STREAM) _tile_stream_loadd(7, b + o.next_b, 64);
+        else _tile_loadd(7, b + o.next_b, 64);
+        _tile_dpbf16ps(1, 4, 7);
+      }
+      if constexpr (STRIPS == 2 && PANELS == 2) _tile_dpbf16ps(3, 5, 7);
+      a += o.next_a;
+      b += GROUP * PANEL;
+      meanwhile(group);
     }
-    if constexpr (PANELS == 2) {
-      _tile_stream_loadd(7, b + o.next_b, 64);
-      _tile_dpbf16ps(1, 4, 7);
-    }
-    if constexpr (STRIPS == 2 && PANELS == 2) _tile_dpbf16ps(3, 5, 7);
-    a += o.next_a;
-    b += GROUP * PANEL;
-    meanwhile(group);
   }
   _tile_stored(0, o.to, c_bytes);
   if constexpr (PANELS == 2) _tile_stored(1, o.to + PANEL, c_bytes);
@@ -106,15 +132,15 @@ static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile
   asm volatile("" : : : "memory");
 }
 
-// 1…STRIP rows by one panel or two.
-template <class Meanwhile>
+// 1…STRIP rows by one panel or two. STREAM: B comes from beyond L1 and is used once.
+template <bool STREAM = false, class Meanwhile>
 INLINE void multiply(Tiles& tiles, int64_t rows, int64_t panels, const Block& o, const Meanwhile& meanwhile) {
   const int first = (int)smaller(16, rows), second = (int)(rows - first);
   tiles.set_rows(first, second);
-  if (second > 0 && panels == 2) tile_block<2, 2>(o, meanwhile);
-  else if (second > 0) tile_block<2, 1>(o, meanwhile);
-  else if (panels == 2) tile_block<1, 2>(o, meanwhile);
-  else tile_block<1, 1>(o, meanwhile);
+  if (second > 0 && panels == 2) tile_block<2, 2, STREAM>(o, meanwhile);
+  else if (second > 0) tile_block<2, 1, STREAM>(o, meanwhile);
+  else if (panels == 2) tile_block<1, 2, STREAM>(o, meanwhile);
+  else tile_block<1, 1, STREAM>(o, meanwhile);
 }
 
 // Floating-point operations of n rounds of the instruction, done.
@@ -163,9 +189,10 @@ static __attribute__((noinline)) void pair_block(const Block& o) {
 #pragma GCC unroll 2
       for (int p = 0; p < PANELS; p++) sum[r][p] = load(o.from + r * COLUMNS + p * PANEL);
   }
-  const bf16 *a = o.a, *b = o.b;
-  const int64_t lda = o.lda, next_b = o.next_b;
-  for (int64_t group = 0; group < o.depth; group += GROUP) {
+  const int64_t lda = o.lda, next_b = o.next_b, groups = o.depth / GROUP;
+  const bf16 *a = nullptr, *b = nullptr;
+  for (int64_t step = 0; step < o.count * groups; step++) {
+    if (step % groups == 0) a = o.a + o.parts[step / groups].a, b = o.b + o.parts[step / groups].b;
     for (int64_t k = 0; k < GROUP; k += 2) {
       Pairs bk[PANELS];
 #pragma GCC unroll 2
@@ -189,9 +216,10 @@ static __attribute__((noinline)) void pair_block(const Block& o) {
 }
 
 // 1…STRIP rows by one panel or two; `meanwhile` is called once a group of k, here in advance.
-template <class Meanwhile>
+template <bool STREAM = false, class Meanwhile>
 INLINE void multiply(Tiles&, int64_t rows, int64_t panels, const Block& o, const Meanwhile& meanwhile) {
-  for (int64_t group = 0; group < o.depth / GROUP; group++) meanwhile(group);
+  for (int64_t part = 0; part < o.count; part++)
+    for (int64_t group = 0; group < o.depth / GROUP; group++) meanwhile(group);
 #define ROWS_CASE(R)                      \
   case R:                                 \
     if (panels == 2) pair_block<R, 2>(o); \
