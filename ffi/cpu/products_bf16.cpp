@@ -17,8 +17,9 @@
 
 namespace KERNEL_PATH {
 
-// Elements of the reduction in a chunk, and bytes of a group of panels in L2 (2 MiB where there are tiles, otherwise at least 1).
-static constexpr int64_t CHUNK = 1536;
+// Elements of the reduction in a chunk, less where B is converted, and bytes of a group of panels in L2 (2 MiB where there are
+// tiles, otherwise at least 1).
+static constexpr int64_t CHUNK = 1536, CONVERTED_CHUNK = 576;
 #if defined(AMX_TILES)
 static constexpr int64_t GROUP_BYTES = 896 << 10;
 #else
@@ -306,9 +307,9 @@ static Division divided(int64_t M, int64_t panels, int64_t depth, bool converted
   const bool few = M <= 2 * STRIP && !converted && in_place;
   const int64_t parts = few ? 1 : ceil_div(depth, DEPTH);
   // Tasks for each thread: more of them even out, fewer repeat less.
-  const int64_t wanted = (few ? 8 : converted || !in_place ? 2 : 4) * thread_total();
+  const int64_t wanted = (few ? 8 : converted ? 2 : 4) * thread_total();
   d.part = ceil_div(ceil_div(depth, parts), GROUP) * GROUP;
-  const int64_t chunks = few ? 1 : ceil_div(parts, larger(1, CHUNK / d.part));
+  const int64_t chunks = few ? 1 : ceil_div(parts, larger(1, (in_place ? CHUNK : CONVERTED_CHUNK) / d.part));
   d.chunk = ceil_div(parts, chunks) * d.part;
   const bool waiting = d.chunk < depth;
   // A group that is converted takes half of the space: the next one is converted meanwhile.
@@ -324,8 +325,13 @@ static Division divided(int64_t M, int64_t panels, int64_t depth, bool converted
       d.blocks = larger(d.blocks, smaller(ceil_div(M, converted ? 2 * FEWEST_ROWS : FEWEST_ROWS), ceil_div(wanted, d.ranges)));
     d.ranges = larger(d.ranges, ceil_div(wanted, d.blocks));
     d.range = even(ceil_div(panels, d.ranges));
+  } else if (converted) {
+    // Blocks repeat the conversion of panels, ranges that of rows.
+    d.blocks = smaller(ceil_div(M, STRIP), thread_total());
+    d.ranges = ceil_div(thread_total(), d.blocks);
+    d.range = even(ceil_div(panels, d.ranges));
   } else {
-    d.range = even(ceil_div(panels, wanted));
+    d.range = even(ceil_div(panels, 4 * thread_total()));
     d.blocks = 1;
   }
   if (waiting) {
