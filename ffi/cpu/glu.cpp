@@ -7,7 +7,7 @@
 
 namespace KERNEL_PATH {
 
-INLINE V sigmoid(V x) { return inverse(add(set1(1.0f), exp(sub(zero(), x)))); }
+INLINE V sigmoid(V x) { return div(set1(1.0f), add(set1(1.0f), exp(sub(zero(), x)))); }
 
 // act(g) and its derivative
 template <bool GELU>

@@ -1,5 +1,4 @@
-// A path that multiplies in bfloat16: the kernels of BASE_PATH, with its own products for bfloat16 operands, and those that
-// round many results compiled with its instructions.
+// A path that multiplies in bfloat16: the kernels of BASE_PATH, with its own products for bfloat16 operands.
 // The build compiles this file once for vdpbf16ps and once for AMX (-DAMX_TILES), with -DKERNEL_PATH and -DBASE_PATH.
 #include "ops.h"
 
@@ -14,9 +13,7 @@ extern const Kernels kernels;
 #undef SIZE_DECLARATION
 
 #include "attention_backward_bf16.cpp"
-#include "glu.cpp"
 #include "products_bf16.cpp"
-#include "rmsnorm.cpp"
 #include "weights_bf16.cpp"
 
 namespace KERNEL_PATH {
@@ -55,10 +52,6 @@ static constexpr Kernels table() {
   k.attention_backward = attention_backward;
   k.kv_store = kv_store;
   k.attention_decode = attention_decode;
-  k.glu_forward = glu_forward;
-  k.glu_backward = glu_backward;
-  k.rmsnorm_forward = rmsnorm_forward;
-  k.rmsnorm_backward = rmsnorm_backward;
   k.matmul_forward = matmul_forward;
   k.adapted_forward = adapted_forward;
   k.matmul_backward_input = matmul_backward_input;

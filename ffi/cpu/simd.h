@@ -81,10 +81,6 @@ INLINE V load(const bf16* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
 INLINE void store(float* p, V x) { _mm512_storeu_ps(p, x); }
-#if defined(__AVX512BF16__)
-// Subnormal numbers become zero, as they do in products.
-INLINE void store(bf16* p, V x) { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(x)); }
-#else
 INLINE void store(bf16* p, V x) {
   __m512i u = _mm512_castps_si512(x);
   __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
@@ -93,7 +89,6 @@ INLINE void store(bf16* p, V x) {
   __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
 }
-#endif
 // Past the caches; p is aligned. Call stream_fence before another thread may read it.
 INLINE void stream(float* p, V x) { _mm512_stream_ps(p, x); }
 INLINE V join(const bf16* p, const uint16_t* lower) {
@@ -111,14 +106,6 @@ INLINE V add(V a, V b) { return _mm512_add_ps(a, b); }
 INLINE V sub(V a, V b) { return _mm512_sub_ps(a, b); }
 INLINE V mul(V a, V b) { return _mm512_mul_ps(a, b); }
 INLINE V div(V a, V b) { return _mm512_div_ps(a, b); }
-// 1 / a for a ≥ 1, to about one ulp: the exact division takes longer than an exponential. 0 of infinity.
-INLINE V inverse(V a) {
-  const V r = _mm512_rcp14_ps(a), two = _mm512_set1_ps(2.0f);
-  const V once = _mm512_mul_ps(r, _mm512_fnmadd_ps(a, r, two));
-  const V twice = _mm512_mul_ps(once, _mm512_fnmadd_ps(a, once, two));
-  // Beyond 2^100, where a product could be infinity times zero, the first one does.
-  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_set1_ps(1.2676506e30f), _CMP_GE_OQ), twice, r);
-}
 INLINE V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE V max(V a, V b) { return _mm512_max_ps(a, b); }
 INLINE V min(V a, V b) { return _mm512_min_ps(a, b); }
@@ -177,7 +164,6 @@ INLINE V add(V a, V b) { return _mm256_add_ps(a, b); }
 INLINE V sub(V a, V b) { return _mm256_sub_ps(a, b); }
 INLINE V mul(V a, V b) { return _mm256_mul_ps(a, b); }
 INLINE V div(V a, V b) { return _mm256_div_ps(a, b); }
-INLINE V inverse(V a) { return _mm256_div_ps(_mm256_set1_ps(1.0f), a); }
 INLINE V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE V max(V a, V b) { return _mm256_max_ps(a, b); }
 INLINE V min(V a, V b) { return _mm256_min_ps(a, b); }
@@ -236,7 +222,6 @@ INLINE V add(V a, V b) { return a + b; }
 INLINE V sub(V a, V b) { return a - b; }
 INLINE V mul(V a, V b) { return a * b; }
 INLINE V div(V a, V b) { return a / b; }
-INLINE V inverse(V a) { return 1.0f / a; }
 INLINE V fma(V a, V b, V c) { return a * b + c; }
 INLINE V select(I mask, V x, V y) { return (V)(((I)x & mask) | ((I)y & ~mask)); }
 INLINE V max(V a, V b) { return select(a > b, a, b); }
