@@ -26,7 +26,7 @@ static constexpr int64_t GROUP_BYTES = 896 << 10;
 static constexpr int64_t GROUP_BYTES = 448 << 10;
 #endif
 // Rows of a block at most, and at least where more tasks would need smaller ones. Every block reads B from beyond L2.
-static constexpr int64_t ROWS = 1024, FEWEST_ROWS = 128;
+static constexpr int64_t ROWS = 1024, FEWEST_ROWS = 128, PAIRS_ROWS = 256;
 // Bytes of a block's sums, and of its rows if they are converted.
 static constexpr int64_t SUMS_BYTES = 2 << 20, ROWS_BYTES = 2 << 20;
 // A whole operand that is converted for all tasks takes at most this many bytes; the tests make it
@@ -128,13 +128,13 @@ struct Pending {
 // some of the cache lines of A's next strip, a share of them with each pair of panels.
 struct Ahead {
   const bf16* b;  // null: none
-  int64_t next_b;
+  int64_t next_b, from, to;  // from a panel to the second one; lines of a tile
   const bf16* a;
   int64_t lda, next_a, count;  // lines a step, between them and between steps
 
   inline __attribute__((always_inline)) void step(int64_t group) const {
     if (b) {
-      for (int64_t line = 0; line < 16; line++) {
+      for (int64_t line = from; line < to; line++) {
         const bf16* at = b + (group * 16 + line) * GROUP;
         __builtin_prefetch(at, 0, 2);
         __builtin_prefetch(at + next_b, 0, 2);
@@ -334,13 +334,13 @@ static Division divided(int64_t M, int64_t panels, int64_t depth, bool converted
     d.range = even(ceil_div(panels, 4 * thread_total()));
     d.blocks = 1;
   }
-  if (waiting) {
-    d.range = smaller(d.range, larger(2, SUMS_BYTES / (4 * PANEL * smaller(M, ROWS)) / 2 * 2));
-    d.blocks = larger(d.blocks, ceil_div(M, ROWS));
-  }
+  if (waiting) d.blocks = larger(d.blocks, ceil_div(M, ROWS));
   if (converted) d.blocks = larger(d.blocks, ceil_div(M, larger(STRIP, ROWS_BYTES / (2 * d.chunk))));
   d.rows = ceil_div(ceil_div(M, d.blocks), STRIP) * STRIP;
   d.blocks = ceil_div(M, d.rows);
+  if (waiting) d.range = smaller(d.range, larger(2, SUMS_BYTES / (4 * PANEL * d.rows) / 2 * 2));
+  d.ranges = ceil_div(panels, d.range);
+  d.range = even(ceil_div(panels, d.ranges));
   d.ranges = ceil_div(panels, d.range);
   d.group = even(ceil_div(d.range, ceil_div(d.range, most)));
   return d;
@@ -374,7 +374,14 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
           if constexpr (Right::IN_PLACE) return right.group(first, start, length);
           else return Panels{converted + groups_done % 2 * d.group * PANEL * d.chunk, length * PANEL};
         }();
-        // The group after this one.
+        // The group after this one, of the same chunk or of the next.
+        const Panels next_b = [&] {
+          if constexpr (!Right::IN_PLACE) return Panels{nullptr, 0};
+          else if (strips <= 2) return Panels{b.b + 2 * b.next, b.next};  // the pair after each one
+          else if (last < end) return right.group(last, start, length);
+          else if (stop < depth) return right.group(begin, stop, 0);
+          else return Panels{nullptr, 0};
+        }();
         auto panels_after = [&] {
           if constexpr (Right::IN_PLACE) return Idle{};
           else {
@@ -408,16 +415,18 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
               const bf16* pair = b.b + (p - first) * b.next + (k - start) * PANEL;
               // Rows of the strip after this one, from i · share on.
               const int64_t after = i * share, lines = larger(0, smaller(smaller(share, STRIP - after), rows - r - STRIP - after));
-              const Ahead ahead{strips <= 2 && Right::IN_PLACE && p + 3 < last ? pair + 2 * b.next : nullptr, b.next,
+              const Ahead ahead{next_b.b && (strips > 2 || p + 3 < last) ? next_b.b + (pair - b.b) : nullptr, next_b.next,
+                                strips > 2 ? s * 16 / strips : 0, strips > 2 ? (s + 1) * 16 / strips : 16,
                                 at + strip.after + after * strip.lda, strip.lda, strip.next,
                                 Left::CONVERTED && first == begin ? 0 : lines};
-              multiply<true>(tiles, count_rows, width, Block{at, strip.lda, strip.next, pair, b.next, elements, from, to},
-                       [&](int64_t group) __attribute__((always_inline)) {
-                         ahead.step(group);
-                         pending.step();
-                         strip_after.step();
-                         panels_after.step();
-                       });
+              const Block block{at, strip.lda, strip.next, pair, b.next, elements, from, to};
+              const auto meanwhile = [&](int64_t group) __attribute__((always_inline)) {
+                ahead.step(group);
+                pending.step();
+                strip_after.step();
+                panels_after.step();
+              };
+              multiply<B_STREAMS>(tiles, count_rows, width, block, meanwhile);
               if (!done) continue;
               pending.finish();
               pending = Pending<Output>{&output, to, row + r, p * PANEL, count_rows};
@@ -433,6 +442,62 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
   });
 }
 
+// The same for rows that have to be converted and a reduction longer than L1 holds of a strip: a block's rows and all its sums
+// stay in L2, a pair of panels in L1, and each part of the reduction is converted once.
+template <class Left, class Output>
+static void products_by_pairs(int64_t M, int64_t panels, int64_t depth, const Left& left, const StoredPanels& right,
+                              const Output& output) {
+  const int64_t blocks = ceil_div(M, PAIRS_ROWS), block = ceil_div(ceil_div(M, blocks), STRIP) * STRIP;
+  const int64_t range = even(ceil_div(panels, ceil_div(4 * thread_total(), blocks))), ranges = ceil_div(panels, range);
+  const int64_t part = ceil_div(ceil_div(depth, ceil_div(depth, DEPTH)), GROUP) * GROUP;
+  parallel(blocks * ranges, [&](int64_t task) {
+    const int64_t row = task / ranges * block, rows = smaller(block, M - row);
+    if (rows <= 0) return;
+    const int64_t begin = task % ranges * range, end = smaller(panels, begin + range);
+    const int64_t strips = ceil_div(rows, STRIP), floats = strips * STRIP * COLUMNS;  // of a pair of panels
+    const int64_t at_once = smaller(even(end - begin), larger(2, SUMS_BYTES / (4 * floats) * 2));
+    float* sums = (float*)thread_scratch(1, at_once / 2 * floats * 4);
+    thread_scratch(2, strips * STRIP * part * 2);
+    alignas(64) float finished[2][STRIP * COLUMNS];
+    int turn = 0;
+    Pending<Output> pending{&output, nullptr, 0, 0, 0};
+    Tiles tiles;
+    for (int64_t first = begin; first < end; first += at_once) {
+      const int64_t last = smaller(end, first + at_once);
+      for (int64_t k = 0; k < depth; k += part) {
+        const int64_t elements = smaller(part, depth - k);
+        for (int64_t s = 0; s < strips; s++) left.conversion(row, rows, s, k, elements, 1).finish();
+        for (int64_t p = first; p < last; p += 2) {
+          const int64_t count = smaller(2, last - p);
+          const Panels b = right.group(p, k, elements);
+          const Panels next = p + 3 < last ? right.group(p + 2, k, elements)
+                              : k + part < depth ? right.group(first, k + part, elements)
+                                                 : Panels{nullptr, 0};
+          for (int64_t s = 0; s < strips; s++) {
+            const int64_t count_rows = smaller(STRIP, rows - s * STRIP);
+            float* waiting = sums + (p - first) / 2 * floats + s * STRIP * COLUMNS;
+            const bool done = k + part >= depth;
+            const Strip strip = left.strip(row, s, k, elements);
+            const Ahead ahead{next.b, next.next, s * 16 / strips, (s + 1) * 16 / strips, nullptr, 0, 0, 0};
+            multiply<A_STREAMS>(tiles, count_rows, count,
+                                Block{strip.a, strip.lda, strip.next, b.b, b.next, elements, k > 0 ? waiting : nullptr,
+                                      done ? finished[turn] : waiting},
+                                [&](int64_t group) __attribute__((always_inline)) {
+                                  ahead.step(group);
+                                  pending.step();
+                                });
+            if (!done) continue;
+            pending.finish();
+            pending = Pending<Output>{&output, finished[turn], row + s * STRIP, p * PANEL, count_rows};
+            turn ^= 1;
+          }
+        }
+      }
+    }
+    pending.finish();
+  });
+}
+
 // The same for rows as they are stored. Rows that are a multiple of 4 KiB apart would share a few sets of the caches.
 template <class T, class Right, class Output>
 static void row_products(const T* x, int64_t ldx, int64_t M, int64_t panels, int64_t depth, const Right& right,
@@ -442,7 +507,11 @@ static void row_products(const T* x, int64_t ldx, int64_t M, int64_t panels, int
     if (padded == depth && (ldx * 2 % 4096 != 0 || M <= 2 * STRIP))
       return products(M, panels, depth, Rows{x, ldx}, right, output);
   }
-  products(M, panels, padded, ConvertedRows<T>{x, ldx, depth}, right, output);
+  const ConvertedRows<T> rows{x, ldx, depth};
+  if constexpr (Right::IN_PLACE) {
+    if (padded > DEPTH) return products_by_pairs(M, panels, padded, rows, right, output);
+  }
+  products(M, panels, padded, rows, right, output);
 }
 
 static void matmul_forward(void* y, const void* x, const void* w, const void* bias, int32_t M, int32_t N, int32_t K,

@@ -21,6 +21,9 @@ struct Part {
 };
 static constexpr Part WHOLE[1] = {{0, 0}};
 
+// Which operand comes from beyond L1 and is used once.
+enum Streamed { NEITHER, A_STREAMS, B_STREAMS };
+
 struct Block {
   const bf16* a;
   int64_t lda, next_a;  // from a row to the next, and from a group of k to the next
@@ -83,10 +86,10 @@ class Tiles {
   int first_ = 0, second_ = 0;
 };
 
-// Four tiles of C take 64 cycles a group of k: 4 multiplications of 16 cycles, enough to hide the latency of each (52). STREAM: B
-// is loaded past L1 (tileloaddt1), which A would otherwise have to leave. `meanwhile` is called once a group: other work that
+// Four tiles of C take 64 cycles a group of k: 4 multiplications of 16 cycles, enough to hide the latency of each (52). What
+// streams is loaded past L1 (tileloaddt1), which the other would otherwise have to leave. `meanwhile` is called once a group: other work that
 // needs no tiles fits between the multiplications.
-template <int STRIPS, int PANELS, bool STREAM, class Meanwhile>
+template <int STRIPS, int PANELS, Streamed STREAMED, class Meanwhile>
 static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile& meanwhile) {
   constexpr int64_t c_bytes = COLUMNS * 4;
   const int64_t a_bytes = o.lda * 2;
@@ -106,16 +109,18 @@ static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile
   for (const Part* part = o.parts; part < o.parts + o.count; part++) {
     const bf16 *a = o.a + part->a, *b = o.b + part->b;
     for (int64_t group = 0; group < o.depth / GROUP; group++) {
-      _tile_loadd(4, a, a_bytes);
-      if constexpr (STREAM) _tile_stream_loadd(6, b, 64);
+      if constexpr (STREAMED == A_STREAMS) _tile_stream_loadd(4, a, a_bytes);
+      else _tile_loadd(4, a, a_bytes);
+      if constexpr (STREAMED == B_STREAMS) _tile_stream_loadd(6, b, 64);
       else _tile_loadd(6, b, 64);
       _tile_dpbf16ps(0, 4, 6);
       if constexpr (STRIPS == 2) {
-        _tile_loadd(5, a + 16 * o.lda, a_bytes);
+        if constexpr (STREAMED == A_STREAMS) _tile_stream_loadd(5, a + 16 * o.lda, a_bytes);
+        else _tile_loadd(5, a + 16 * o.lda, a_bytes);
         _tile_dpbf16ps(2, 5, 6);
       }
       if constexpr (PANELS == 2) {
-        if constexpr (STREAM) _tile_stream_loadd(7, b + o.next_b, 64);
+        if constexpr (STREAMED == B_STREAMS) _tile_stream_loadd(7, b + o.next_b, 64);
         else _tile_loadd(7, b + o.next_b, 64);
         _tile_dpbf16ps(1, 4, 7);
       }
@@ -132,15 +137,15 @@ static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile
   asm volatile("" : : : "memory");
 }
 
-// 1…STRIP rows by one panel or two. STREAM: B comes from beyond L1 and is used once.
-template <bool STREAM = false, class Meanwhile>
+// 1…STRIP rows by one panel or two.
+template <Streamed STREAMED = NEITHER, class Meanwhile>
 INLINE void multiply(Tiles& tiles, int64_t rows, int64_t panels, const Block& o, const Meanwhile& meanwhile) {
   const int first = (int)smaller(16, rows), second = (int)(rows - first);
   tiles.set_rows(first, second);
-  if (second > 0 && panels == 2) tile_block<2, 2, STREAM>(o, meanwhile);
-  else if (second > 0) tile_block<2, 1, STREAM>(o, meanwhile);
-  else if (panels == 2) tile_block<1, 2, STREAM>(o, meanwhile);
-  else tile_block<1, 1, STREAM>(o, meanwhile);
+  if (second > 0 && panels == 2) tile_block<2, 2, STREAMED>(o, meanwhile);
+  else if (second > 0) tile_block<2, 1, STREAMED>(o, meanwhile);
+  else if (panels == 2) tile_block<1, 2, STREAMED>(o, meanwhile);
+  else tile_block<1, 1, STREAMED>(o, meanwhile);
 }
 
 // Floating-point operations of n rounds of the instruction, done.
@@ -216,7 +221,7 @@ static __attribute__((noinline)) void pair_block(const Block& o) {
 }
 
 // 1…STRIP rows by one panel or two; `meanwhile` is called once a group of k, here in advance.
-template <bool STREAM = false, class Meanwhile>
+template <Streamed STREAMED = NEITHER, class Meanwhile>
 INLINE void multiply(Tiles&, int64_t rows, int64_t panels, const Block& o, const Meanwhile& meanwhile) {
   for (int64_t part = 0; part < o.count; part++)
     for (int64_t group = 0; group < o.depth / GROUP; group++) meanwhile(group);
