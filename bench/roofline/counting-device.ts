@@ -129,6 +129,7 @@ export function countingDevice(
     activationDType: (dtype) => dtype,
     gradientDType: (dtype) => dtype,
     masterDType: "float32",
+    parameterLayout: () => "rows",
     decodeBucket,
     rowBlock: ROW_BLOCK,
     parameterElements: elementCount,

@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) scale(float* x, i64 n, flo
   });
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) add(float* y, const float* x, i64 n) {
+extern "C" __global__ void __launch_bounds__(THREADS) add(float* y, const X_TYPE* x, i64 n) {
   const bool vectors = aligned<4>(x) && aligned<4>(y);
   each_unit<4>(n, [&](i64 i, i64 count) {
     Unit<4> u = load_unit<4>(y + i, count, vectors), more = load_unit<4>(x + i, count, vectors);

@@ -192,7 +192,7 @@ function planTenants(
     completions: 0,
   });
   const sizes = { tokens, longestPrompt: maxLength };
-  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, team.division);
+  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, team.division, config);
   if (!evaluated) return { policy, rollout: null };
   const limits = rolloutLimits({
     maxConcurrentSequences,

@@ -87,7 +87,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
       const reference = isOwn
         ? referenceWithoutAdapters(model)
         : referenceFrom && planReference(plan, referenceFrom, model);
-      const policy = planTraining(plan, model, { tokens, longestPrompt }, config.gradientCheckpointing);
+      const policy = planTraining(plan, model, { tokens, longestPrompt }, config.gradientCheckpointing, null, config);
       return { policy, reference };
     };
     const planned = planSession(device, tenants, note);

@@ -133,7 +133,7 @@ export function savedTensors(
   entries: readonly { readonly name: string; readonly weight: Weight }[],
   dtype: ComputeDType,
 ): { readonly tensors: SavedTensor[]; free(): void } {
-  const rowBytes = Math.max(...entries.map(({ weight }) => 16 * (weight.shape[1] ?? 1) * bytesPerElement(dtype)));
+  const rowBytes = Math.max(0, ...entries.map(({ weight }) => 16 * (weight.shape[1] ?? 1) * bytesPerElement(dtype)));
   const staging = device.allocateHost(Math.max(STAGING_BYTES, rowBytes), "staging for a checkpoint");
   const tensors = entries.map(
     ({ name, weight }): SavedTensor => ({

@@ -12,6 +12,7 @@ import { parameterBlocks } from "../families/parameters.ts";
 import { type PassSizes, planForwardBackward } from "../model/activations.ts";
 import { type ScalarActivations, scalarHead } from "../model/scalar-head.ts";
 import { planOptimizer, startOptimizer, trainedElements } from "../optim/adamw.ts";
+import { type FormSettings, usualForm } from "../optim/form.ts";
 import type { Division } from "../ranks/ranks.ts";
 import { trainedAdapters } from "./adapters.ts";
 import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
@@ -60,6 +61,7 @@ export function planCritic(
   sizes: PassSizes,
   checkpointing: GradientCheckpointing = true,
   division: Division | null = null,
+  form: FormSettings = usualForm,
 ): Tenant<Critic> {
   const { device } = plan;
   const { dtype, positions } = policy;
@@ -81,7 +83,10 @@ export function planCritic(
   const memory = plan.memory.of("critic");
   const owner = { prefix: "critic ", phase: "critic" } as const;
   const blocks = parameterBlocks(critic.config, device.rowBlock);
-  const bindOptimizer = planOptimizer(memory, device, blocks, dtype, owner);
+  const bindOptimizer = planOptimizer(memory, device, blocks, dtype, owner, {
+    ...form,
+    embeddings: new Set([critic.config.embedding.name]),
+  });
   const bindShards = planGradientShards(memory, device, division, trainedElements(device, blocks, dtype), owner);
   const passes = { device, config: critic.config, dtype, sizes, prefix: "critic", lifetime: ["critic"] } as const;
   const bindActivations = planForwardBackward(memory, scalarHead, passes, keepLayers(plan, checkpointing));

@@ -15,6 +15,7 @@ import {
 import { type Activations, lmHead, logprobSizes } from "../model/lm-head.ts";
 import type { Model } from "../model/model.ts";
 import { type OptimizerState, planOptimizer, startOptimizer, trainedElements } from "../optim/adamw.ts";
+import { type FormSettings, usualForm } from "../optim/form.ts";
 import type { Division } from "../ranks/ranks.ts";
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
@@ -85,10 +86,12 @@ export function planTraining(
   sizes: PassSizes,
   checkpointing: GradientCheckpointing = true,
   division: Division | null = null,
+  form: FormSettings = usualForm,
 ): PlannedTraining {
   const { device, memory } = plan;
   const blocks = parameterBlocks(policy.config, device.rowBlock);
-  const bindOptimizer = planOptimizer(memory, device, blocks, policy.dtype);
+  const embeddings = new Set([policy.config.embedding.name]);
+  const bindOptimizer = planOptimizer(memory, device, blocks, policy.dtype, undefined, { ...form, embeddings });
   const bindShards = planGradientShards(memory, device, division, trainedElements(device, blocks, policy.dtype));
   const passes = planLogprobs(plan, policy, sizes, "update", true);
   const bindActivations = planForwardBackward(memory, lmHead, passes, keepLayers(plan, checkpointing));

@@ -172,6 +172,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       activationDType: (dtype) => dtype,
       gradientDType: (dtype) => dtype,
       masterDType: "float32",
+      parameterLayout: () => "rows",
       decodeBucket,
       rowBlock: ROW_BLOCK,
       parameterElements: elementCount,

@@ -24,7 +24,7 @@ export async function mixReference(reference: Model, policy: OptimizerState, alp
     if (!to) throw new Error(`the reference has no ${weight.name}`);
     const target = tensor(to.name, to.address, to.dtype, [to.elements]);
     if (to.dtype === "float32") {
-      ops.cast(scratch, master);
+      ops.cast(scratch, master!);
       ops.scale(scratch, alpha);
       ops.scale(target, 1 - alpha);
       ops.add(target, scratch);
