@@ -8,6 +8,7 @@ import { decodeBucket, headChunks, microBatchTokens, ROW_BLOCK } from "../../src
 import type { GpuFacts } from "../../src/device/cuda/gpu.ts";
 import { pageElements } from "../../src/device/cuda/ops/attention.ts";
 import { attentionScratchElements } from "../../src/device/cuda/ops/attention-backward.ts";
+import { cudaNf4Layout } from "../../src/device/cuda/ops/nf4.ts";
 import { workspaceBytes } from "../../src/device/cuda/products.ts";
 import { largestSlots } from "../../src/device/cuda/scratch.ts";
 import type { Device, DeviceMemory, NumberArray, Ops } from "../../src/device/device.ts";
@@ -138,6 +139,8 @@ export function countingDevice(
     scratchBytes: (...sizes) => largestSlots(sizes, limits).reduce((a, b) => a + b, 0),
     prepare() {},
     loadParameter() {},
+    nf4Layout: cudaNf4Layout,
+    loadCodes() {},
     saveParameter() {},
     record(key, job) {
       recorded.set(key, job);

@@ -185,7 +185,7 @@ function planTenants(
   const positions = Math.max(maxLength, evaluated ? evaluated.longestPrompt + maxCompletionLength : 0);
   const from = plan.folder(checkpoint ?? startFolder, "lm", placesOf(startFolder).config);
   const adapters = trainedAdapters(from, config, checkpoint !== null);
-  const model = planPolicy(plan, from, { dtype, positions, adapters });
+  const model = planPolicy(plan, from, { dtype, positions, adapters, fourBit: config.loadIn4bit });
   const tokens = maxMicroBatchTokens({
     ...{ budget: config.microBatchTokens, longestPrompt: maxLength, longestCompletion: 0 },
     groups: Math.ceil(rowsPerStep(config, team) / team.ranks.size),

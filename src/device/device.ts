@@ -14,6 +14,7 @@
  */
 
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
+import type { Nf4Layout } from "../tensor/nf4.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Pieces } from "./breathe.ts";
 
@@ -29,6 +30,8 @@ export interface Weight {
   /** [N, K] for a matrix, [N] for a norm's weight or a bias. */
   readonly shape: readonly number[];
   readonly elements: number;
+  /** A matrix in NF4: one buffer of `elements` bytes (Device.nf4Layout), whose numbers and what belongs to them are `dtype`. */
+  readonly quantized?: "nf4";
   /** If this is a master or moment in the layout of a parameter of another type: that type, which decides the layout. */
   readonly layoutOf?: ComputeDType;
   /** If these are masters in two halves (Device.masterDType): where the upper ones are, which are the parameter itself. */
@@ -420,6 +423,10 @@ export interface Device {
    * `address`. Masters in two halves set both, and begin with a multiple of `rowBlock`.
    */
   loadParameter(w: Weight, address: number, dtype: DType, from: number, count: number): void;
+  /** The parts of a matrix (N, K) in NF4, in bytes; the order of the codes is the device's. */
+  nf4Layout(shape: readonly number[]): Nf4Layout;
+  /** Loads the codes of rows [from, from + count), row-major, two to a byte, the first in the upper half. `from` is a multiple of 64. */
+  loadCodes(w: Weight, codes: Uint8Array, from: number, count: number): void;
   /** Saves rows [from, from + count) of a parameter, or of a float32 tensor in its layout, to row-major host memory. */
   saveParameter(address: number, dtype: ComputeDType, w: Weight, from: number, count: number): void;
 
@@ -446,6 +453,8 @@ export interface ScratchSizes {
   readonly tokens: number;
   /** Rows of logits computed at once; a scalar head computes all of its own. */
   readonly headRows: number;
+  /** Elements of the largest matrix in NF4; left out, there is none. */
+  readonly quantizedElements?: number;
   /** Sequences decoded at once, padding included. */
   readonly sequences: number;
 }

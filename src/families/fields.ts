@@ -120,7 +120,6 @@ function refuseUnsupported(json: Json, path: string): void {
   const refuse = (field: string, cure: string): never => {
     throw new InputError(`${path}: ${field}: not supported; ${cure}`);
   };
-  if (isSet("quantization_config")) refuse("quantization_config", "use the model's unquantized weights");
   for (const field of ["num_experts", "num_local_experts", "n_routed_experts"])
     if (isSet(field)) refuse(field, "mixture-of-experts layers are not supported; use a dense model");
 }

@@ -15,6 +15,8 @@ export interface ParameterSpec {
   readonly decays: boolean;
   /** False: no gradient or optimizer state; it stays as loaded. */
   readonly trainable: boolean;
+  /** A matrix that is kept in NF4, and is never trained (four-bit.ts). */
+  readonly quantized?: boolean;
   /** The parameter of which this is a copy, which is trained while that one stays for the reference. */
   readonly copyOf?: ParameterSpec;
 }

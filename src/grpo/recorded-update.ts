@@ -83,7 +83,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
       const isOwn = adapters !== null && referencePath === folder && !isAdapterFolder(folder);
       const referenceFrom = referencePath === null || isOwn ? null : openReference(plan, referencePath, from, moves);
       const positions = longestPrompt + longestCompletion;
-      const model = planPolicy(plan, from, { dtype: config.dtype, positions, adapters });
+      const model = planPolicy(plan, from, { dtype: config.dtype, positions, adapters, fourBit: config.loadIn4bit });
       const reference = isOwn
         ? referenceWithoutAdapters(model)
         : referenceFrom && planReference(plan, referenceFrom, model);

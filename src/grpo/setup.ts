@@ -92,7 +92,7 @@ function planTenants(plan: SessionPlan, config: TrainConfig, models: TrainingMod
   const referenceFrom =
     models.reference === null || isOwn ? null : openReference(plan, models.reference, from, config.syncRefModel);
   const model = planPolicy(plan, from, {
-    ...{ dtype: config.dtype, positions: longestPrompt + maxCompletion, adapters },
+    ...{ dtype: config.dtype, positions: longestPrompt + maxCompletion, adapters, fourBit: config.loadIn4bit },
   });
   const reference = isOwn
     ? referenceWithoutAdapters(model)

@@ -8,9 +8,9 @@ import type { Device, MomentMaps, QuantizedMoment, RandomRounding, Weight } from
 import { InputError, RunError } from "../errors.ts";
 import { type Block, bindBlock, planBlock } from "../tensor/blocks.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
+import { dynamicMap, MAP_SIZE, NEAREST_SIZE, nearestCodes } from "../tensor/dynamic-map.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import { rows, type Tensor, tensor } from "../tensor/tensor.ts";
-import { dynamicMap, MAP_SIZE, NEAREST_SIZE, nearestCodes } from "./dynamic-map.ts";
 import { blocksOf, hasNoMasters, isEightBit, type OptimizerForm, usualForm } from "./form.ts";
 
 export interface OptimizerSettings {

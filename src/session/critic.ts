@@ -18,7 +18,7 @@ import { trainedAdapters } from "./adapters.ts";
 import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
 import { planGradientShards } from "./gradient-shards.ts";
 import { type PlannedModel, planModel, planPass } from "./planned-model.ts";
-import type { TrainedModel } from "./policy.ts";
+import { requireTrainable, type TrainedModel } from "./policy.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
 
 export interface CriticRequest {
@@ -78,8 +78,9 @@ export function planCritic(
       `critic_model ${folder}: prompt and completion take up to ${positions} tokens, the critic's context is ${config.maxPositionEmbeddings}; lower max_completion_length`,
     );
   const adapters = request.adapters ? trainedAdapters({ ...from, config }, request.adapters, isResumed) : null;
-  const own = { prefix: "critic", dtype, positions, config };
+  const own = { prefix: "critic", dtype, positions, config, fourBit: adapters !== null && policy.fourBit };
   const critic = planModel(plan, from, adapters ? { ...own, adapters, companion: policy } : own);
+  requireTrainable(critic);
   const memory = plan.memory.of("critic");
   const owner = { prefix: "critic ", phase: "critic" } as const;
   const blocks = parameterBlocks(critic.config, device.rowBlock);

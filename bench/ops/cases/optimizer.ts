@@ -1,8 +1,8 @@
 /** AdamW over several steps, and the sum of squares for gradient clipping. */
 import type { AdamWSettings, MomentMaps, Weight } from "../../../src/device/device.ts";
 import { mastersOf } from "../../../src/optim/adamw.ts";
-import { dynamicMap, nearestCodes } from "../../../src/optim/dynamic-map.ts";
 import { bfloat16ToNumber, type ComputeDType, numberToBfloat16 } from "../../../src/tensor/dtype.ts";
+import { dynamicMap, nearestCodes } from "../../../src/tensor/dynamic-map.ts";
 import { elementCount, type Tensor } from "../../../src/tensor/tensor.ts";
 import {
   computeDTypes,

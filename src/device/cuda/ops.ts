@@ -11,6 +11,7 @@ import { gluKernels, gluOps } from "./ops/glu.ts";
 import { lmHeadOps } from "./ops/lm-head.ts";
 import { logSoftmaxKernels } from "./ops/log-softmax.ts";
 import { matmulOps } from "./ops/matmul.ts";
+import { nf4Kernels } from "./ops/nf4.ts";
 import { rmsnormKernels, rmsnormOps } from "./ops/rmsnorm.ts";
 import { ropeKernels, ropeOps } from "./ops/rope.ts";
 import { sampleKernels, sampleOps } from "./ops/sample.ts";
@@ -28,6 +29,7 @@ export const kernelDefinitions: readonly KernelDefinition[] = [
   flatKernels,
   gluKernels,
   logSoftmaxKernels,
+  nf4Kernels,
   rmsnormKernels,
   ropeKernels,
   sampleKernels,

@@ -40,6 +40,12 @@ export function dynamicMap(signed: boolean): Float32Array {
   return Float32Array.from(numbers).sort();
 }
 
+/** The code of a number, cut to [−1, 1]. */
+export function nearestCode(nearest: Uint8Array, x: number): number {
+  const cut = Math.min(1, Math.max(-1, x));
+  return nearest[Math.trunc(Math.fround(Math.fround(Math.fround(cut + 1) * 0.5 * (NEAREST_SIZE - 1)) + 0.5))]!;
+}
+
 /**
  * The codes nearest to NEAREST_SIZE numbers spread evenly over [−1, 1]. A number x has the code at ⌊(x + 1)/2 · 65535 + 1/2⌋,
  * as bitsandbytes looks it up on a CPU.
