@@ -6,6 +6,7 @@ usage: make_quantization.py GOLDEN (writes GOLDEN/quantization.json; arrays are 
 import base64, json, os, sys
 import bitsandbytes, torch
 import bitsandbytes.functional as F
+from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
 
 golden = sys.argv[1]
 g = torch.Generator().manual_seed(15)
@@ -36,8 +37,11 @@ for shape in ((48, 128), (33, 80), (16, 30), (40, 1024)):
     w = (torch.randn(shape, generator=g) * 0.05 * torch.logspace(-1, 0, shape[0]).unsqueeze(1)).to(torch.bfloat16)
     packed, state = F.quantize_4bit(w, blocksize=64, compress_statistics=True, quant_type="nf4")
     saved = state.as_dict(packed=True)
-    entry = {"shape": list(shape), "values": text(w), "weight": text(packed), "dequantized": text(F.dequantize_4bit(packed, state)),
-             "dequantized_float32": text(torch.ops.bitsandbytes.dequantize_4bit(packed, F.dequantize_blockwise(state.absmax, state.state2) + state.offset, 64, "nf4", shape, torch.float32))}
+    absmax = F.dequantize_blockwise(state.absmax, state.state2) + state.offset
+    decode = lambda dtype: _dequantize_4bit_compute(packed.reshape(-1), absmax, state.code, 64, shape, dtype)  # its general decoding, not AVX-512's, which takes rows for whole blocks
+    if shape[1] % 64 == 0:
+        assert torch.equal(decode(torch.bfloat16), F.dequantize_4bit(packed, state))
+    entry = {"shape": list(shape), "values": text(w), "weight": text(packed), "decoded": text(decode(torch.float32))}
     for key, value in saved.items():
         entry[key] = text(value)
     nf4.append(entry)

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type CpuDevice, openCpuDevice } from "../../src/device/cpu/device.ts";
 import type { DeviceMemory, QuantizedMoment, Weight } from "../../src/device/device.ts";
+import { loadScales } from "../../src/device/nf4.ts";
 import { planOptimizer } from "../../src/optim/adamw.ts";
 import { usualForm } from "../../src/optim/form.ts";
 import { bfloat16ToNumber } from "../../src/tensor/dtype.ts";
@@ -143,4 +144,48 @@ describe.each(golden.nf4.map((each) => [each.shape, each] as const))("NF4 of %p"
     const state = JSON.parse(Buffer.from(bytes(want["quant_state.bitsandbytes__nf4"])).toString());
     expect(scales.offset).toBe(state.nested_offset);
   });
+});
+
+describe("products with NF4", () => {
+  let device: CpuDevice;
+  beforeAll(async () => {
+    device = await openCpuDevice();
+  });
+  afterAll(() => device.close());
+
+  test.each(golden.nf4.map((each) => [each.shape, each] as const))(
+    "of %p from bitsandbytes' bytes are with its decoded numbers, to the bit, on every instruction path",
+    (shape, want) => {
+      const [n = 0, k = 0] = shape;
+      const layout = device.nf4Layout(shape);
+      const memory = device.allocate(layout.bytes + 4 * (k * k + k * n) + 512, "a product");
+      const w: Weight = {
+        ...{ name: "w", address: memory.address, dtype: "float32", shape, elements: layout.bytes, quantized: "nf4" },
+      };
+      device.loadCodes(w, bytes(want.weight), 0, n);
+      loadScales(device, w, {
+        numbers: floats(want.quant_map),
+        codes: bytes(want.absmax),
+        scaleNumbers: floats(want.nested_quant_map),
+        nested: floats(want.nested_absmax),
+        offset: JSON.parse(Buffer.from(bytes(want["quant_state.bitsandbytes__nf4"])).toString()).nested_offset,
+      });
+      const x = tensor("x", memory.address + Math.ceil(layout.bytes / 128) * 128, "float32", [k, k]);
+      const y = tensor("y", x.address + 4 * k * k, "float32", [k, n]);
+      device.upload(
+        x,
+        Float32Array.from({ length: k * k }, (_, i) => (i % (k + 1) === 0 ? 1 : 0)),
+      );
+      const decoded = floats(want.decoded);
+      for (const { name, supported } of device.library.paths) {
+        if (!supported) continue;
+        device.library.selectPath(name);
+        device.ops.matmulForward(y, x, w, null);
+        const got = device.download(y);
+        const far = decoded.findIndex((number, i) => got[(i % k) * n + Math.floor(i / k)] !== number);
+        expect([name, far]).toEqual([name, -1]);
+      }
+      memory.free();
+    },
+  );
 });
