@@ -1,7 +1,7 @@
 /** Loads weights in NF4: from a checkpoint that has them so, or quantized from its numbers. */
-import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { breathe } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
+import { hostBytes } from "../device/host-numbers.ts";
 import { loadScales } from "../device/nf4.ts";
 import { bytesPerElement, type DType } from "../tensor/dtype.ts";
 import { NF4_BLOCK, type Nf4Scales, nf4Blocks, quantizeNf4, quantizeScales } from "../tensor/nf4.ts";
@@ -26,7 +26,7 @@ export async function loadNf4(
   loadScales(device, w, scales);
   const [, width = 1] = w.shape;
   for (const { from, count } of chunks(w)) {
-    const codes = bytesAt(address + (from * width) / 2, Math.ceil((count * width) / 2));
+    const codes = hostBytes(address + (from * width) / 2, Math.ceil((count * width) / 2));
     device.loadCodes(w, new Uint8Array(codes), from, count);
     await breathe();
   }
@@ -40,7 +40,7 @@ export async function loadAsNf4(device: Device, w: Weight, address: number, dtyp
   for (const { from, count } of chunks(w)) {
     const elements = count * width;
     const codes = new Uint8Array(Math.ceil(elements / 2));
-    const values = numbersOf(bytesAt(address + from * width * bytes, elements * bytes), dtype);
+    const values = numbersOf(hostBytes(address + from * width * bytes, elements * bytes), dtype);
     quantizeNf4(codes, absmax.subarray((from * width) / NF4_BLOCK), values);
     device.loadCodes(w, codes, from, count);
     await breathe();

@@ -6,7 +6,6 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
-import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { adapterWeightsName, type BaseName, openAdapter, writeAdapterConfig } from "../checkpoint/adapter.ts";
 import { dropEarlier } from "../checkpoint/earlier.ts";
 import { copyModelAssets, type ModelFolder, writeChatTemplate, writeConfig } from "../checkpoint/huggingface.ts";
@@ -21,6 +20,7 @@ import {
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
 import { writeTogether } from "../checkpoint/together.ts";
 import type { Device, Weight } from "../device/device.ts";
+import { hostBytes } from "../device/host-numbers.ts";
 import { InputError } from "../errors.ts";
 import type { ModelHead } from "../families/config.ts";
 import { writeFolderAtomic } from "../files/atomic.ts";
@@ -356,7 +356,7 @@ function readOptimizer({ model, optimizer }: Optimized, checkpoint: string): voi
       let { address } = found;
       for (const piece of pieces(buffer)) {
         const bytes = byteLength(piece);
-        const held = bytesAt(address, bytes);
+        const held = hostBytes(address, bytes);
         model.device.upload(piece, dtype === "U8" ? new Uint8Array(held) : new Float32Array(held));
         address += bytes;
       }
