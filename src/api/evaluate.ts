@@ -28,7 +28,7 @@ import type { SessionPlan } from "../session/tenant.ts";
 import { readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { bundledEvalProblems, bundledModel } from "./bundled.ts";
 import type { Control } from "./control.ts";
-import { comparable, onRank, type Placed, poolSize, requireSame, withRanks } from "./ranks.ts";
+import { comparable, onRank, type Placed, poolSize, requireRoom, requireSame, withRanks } from "./ranks.ts";
 
 /** Every problem with its answers, and what they come to; shares are from 0 to 1. */
 export interface EvaluationResult extends Evaluation {
@@ -180,6 +180,7 @@ async function answerAndJudge(
       ...comparable(config),
       ...{ problems: problems.problems.length, "longest prompt": longestPrompt, processor: device.numericsKey },
     }));
+    await requireRoom(ranks, planned.memory, device);
     return withSession(planned, (session) => {
       const sources = functions.length > 0 ? rewardSources(session.rewardModels, pool, config.systemPrompt) : null;
       onBegin?.();

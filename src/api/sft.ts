@@ -30,7 +30,17 @@ import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Control } from "./control.ts";
 import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
 import { openPublisher, type Publisher } from "./publish.ts";
-import { comparable, noOutput, onRank, type Placed, poolSize, requireSame, weightsOf, withRanks } from "./ranks.ts";
+import {
+  comparable,
+  noOutput,
+  onRank,
+  type Placed,
+  poolSize,
+  requireRoom,
+  requireSame,
+  weightsOf,
+  withRanks,
+} from "./ranks.ts";
 import type { RunResult } from "./train.ts";
 
 /** Everything that `grpo sft` does. @throws InputError, RunError */
@@ -119,6 +129,7 @@ async function sftInto(
         "number of rows": problems.dataset.numRows,
         processor: device.numericsKey,
       }));
+      await requireRoom(ranks, planned.memory, device);
       return withSession(planned, async ({ policy, rollout }) => {
         await requireSame(ranks, () => weightsOf({ policy }));
         output.begin({

@@ -228,10 +228,14 @@ export async function setUpTraining(
   }
 }
 
-/** The plan of the same run under other settings of memory: what decides about rows, prompts and device must be the same. */
+/**
+ * The plan of the same run under other settings of memory, or of another of its ranks: what decides about rows, prompts and
+ * device must be the same.
+ */
 export async function planAgain(
-  { device, startFolder, evalProblems, longestPrompt, team }: TrainingSetup,
+  { device, startFolder, evalProblems, longestPrompt, team: own }: TrainingSetup,
   config: TrainConfig,
+  team: Team = own,
 ): Promise<PlannedSession<TrainingTenants>> {
   const models = await trainingModels(
     onDevice(config, device),

@@ -59,6 +59,14 @@ export function alone(stopRequested: () => boolean = () => false, isRank = false
   };
 }
 
+/** A rank that is planned for, and exchanges nothing. */
+export function onPaper(rank: number, size: number): Ranks {
+  const refuse = async (): Promise<never> => {
+    throw new Error(`rank ${rank} of ${size} is only planned for`);
+  };
+  return { ...alone(), rank, size, gather: refuse, first: refuse, exchange: refuse };
+}
+
 /** Ranks that have met. */
 export interface MetRanks extends Ranks, Closable {
   /** Tells the others of this rank's own failure, unless they know of one. @returns what to throw in its place */
@@ -77,6 +85,8 @@ export interface Division {
   readonly ranks: Ranks;
   /** Gradient shards of a step: results are the same for any number of ranks up to this. */
   readonly shards: number;
+  /** ZeRO-1: each rank keeps masters and moments of its part of the parameters, and updates it. */
+  readonly zero: boolean;
 }
 
 /** The ranks of a run, and what they divide. */
