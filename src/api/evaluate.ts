@@ -17,7 +17,7 @@ import { rewardSources, scoreAnswers } from "../grpo/reward-sources.ts";
 import { rewardModels } from "../grpo/setup.ts";
 import { createRewardPool, noTraining, type RewardPool } from "../rewards/pool/pool.ts";
 import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
-import { onDevice, withDevice } from "../run/device.ts";
+import { onDevice, withTeamDevice } from "../run/device.ts";
 import { openDatasetProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import { loadModelTokenizer } from "../session/model-tokenizer.ts";
@@ -140,7 +140,7 @@ interface Judged {
 async function answerAndJudge(
   { folder, context, tokenizer, source, functions, pool }: Judged,
   config: EvalConfig,
-  { ranks }: Placed,
+  { ranks, localRank }: Placed,
   { console, onBegin }: Control,
 ): Promise<Evaluation | null> {
   // The context is the limit where it is shorter: a longest prompt and the tokens that it leaves.
@@ -166,7 +166,7 @@ async function answerAndJudge(
     maxCompletion: maxCompletionLength,
     repetitionPenalty: config.repetitionPenalty,
   });
-  return withDevice(config, console.note, async (device) => {
+  return withTeamDevice(config, { ranks, localRank, division: null }, console.note, async (device) => {
     const scorers = await rewardModels(onDevice(config, device), positions, completions, console.note);
     const tenants = (plan: SessionPlan) => {
       const policy = planPolicy(plan, plan.folder(folder), { dtype, positions });

@@ -102,7 +102,8 @@ export function plannedTeams(config: RankConfig, isPerDevice: boolean): Placed[]
   const size = config.ranks ?? 1;
   return Array.from({ length: size }, (_, rank) => {
     const ranks = size === 1 ? alone() : onPaper(rank, size);
-    return { ranks, division: divisionOf(config, ranks), devices: isPerDevice ? size : 1, localSize: size };
+    const division = divisionOf(config, ranks);
+    return { ranks, division, devices: isPerDevice ? size : 1, localRank: rank, localSize: size };
   });
 }
 
@@ -122,13 +123,14 @@ export async function withRanks<C extends Control, R>(
   if (placement === null) {
     const isRank = shardsOf(config, 1) !== null;
     const ranks = alone(control.stopRequested, isRank);
-    return work({ ranks, division: divisionOf(config, ranks), devices: 1, localSize: 1 }, control);
+    return work({ ranks, division: divisionOf(config, ranks), devices: 1, localRank: 0, localSize: 1 }, control);
   }
   const met = await meet(placement, control.stopRequested);
   try {
     const console = met.rank === 0 ? control.console : silent;
     const team = {
       ...{ ranks: met, division: divisionOf(config, met), devices: isPerDevice ? met.size : 1 },
+      localRank: placement.localRank ?? 0,
       localSize: placement.localSize ?? 1,
     };
     const result = await work(team, { ...control, console, stopRequested: met.stopAgreed });

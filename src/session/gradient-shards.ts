@@ -16,8 +16,9 @@ import { joined, type ParameterSize, placed, type Range, roundsOf, unitsByRank, 
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import { rows, type Tensor, tensor } from "../tensor/tensor.ts";
 
-/** Bytes of other ranks' gradients that are held at once. */
+/** Bytes of other ranks' gradients that are held at once: of a GPU more, as each exchange makes the host wait. */
 const RECEIVED_BYTES = 8 * 2 ** 20;
+const RECEIVED_BYTES_ON_GPU = 64 * 2 ** 20;
 /** A rank exchanges at least this many elements at once, if it has them. */
 const LEAST_PIECE = 4096;
 
@@ -91,12 +92,13 @@ const subtreesOfRank = ({ ranks, shards }: Division, r: number): Subtree[] => {
   return subtreesOf(from, to);
 };
 
-function sizesOf(division: Division, parameters: readonly ParameterSize[]): Sizes {
+function sizesOf(device: Device, division: Division, parameters: readonly ParameterSize[]): Sizes {
   const { ranks, shards } = division;
   const units = unitsOf(parameters);
   const all = Array.from({ length: ranks.size }, (_, r) => subtreesOfRank(division, r).length);
   const subtrees = all.reduce((sum, count) => sum + count, 0);
-  const most = Math.floor(RECEIVED_BYTES / 4 / subtrees / 32) * 32;
+  const received = device.peers === null ? RECEIVED_BYTES : RECEIVED_BYTES_ON_GPU;
+  const most = Math.floor(received / 4 / subtrees / 32) * 32;
   const elementsOf = (own: readonly Range[]) => joined(own).reduce((sum, { count }) => sum + placed(count), 0);
   const largest = Math.max(...unitsByRank(units, ranks.size).map(elementsOf));
   return {
@@ -119,7 +121,7 @@ export function planGradientShards(
   { prefix, phase }: { readonly prefix: string; readonly phase: Phase } = { prefix: "", phase: "update" },
 ): (tensors: ReadonlyMap<string, Tensor>, optimizer: OptimizerState) => GradientShards | null {
   if (division === null) return () => null;
-  const sizes = sizesOf(division, parameters);
+  const sizes = sizesOf(device, division, parameters);
   const { copies, slots, piece, units } = sizes;
   const total = parameters.reduce((sum, { elements }) => sum + elements, 0);
   const name = (own: string) => `${prefix}${own}`;
