@@ -19,19 +19,18 @@ import {
 } from "../checkpoint/safetensors-write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
 import { writeTogether } from "../checkpoint/together.ts";
-import type { Device, Weight } from "../device/device.ts";
-import { hostBytes } from "../device/host-numbers.ts";
+import type { Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { ModelHead } from "../families/config.ts";
 import { writeFolderAtomic } from "../files/atomic.ts";
 import { writeFailure } from "../files/refusals.ts";
 import type { Model } from "../model/model.ts";
-import { loadWeights, savedTensors } from "../model/weights.ts";
-import { mastersOf, type OptimizedParameter, type OptimizerState } from "../optim/adamw.ts";
-import { usualForm } from "../optim/form.ts";
-import { bytesPerElement } from "../tensor/dtype.ts";
-import { byteLength, rows, type Tensor } from "../tensor/tensor.ts";
+import { loadWeights, type SavedTensor, savedTensors } from "../model/weights.ts";
+import { floatBuffer, mastersOf } from "../optim/adamw.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import { type Critic, criticFolder } from "./critic.ts";
+import type { GradientShards, OptimizerBuffer } from "./gradient-shards.ts";
+import { codedMoments, formMetadata, loadCodedMoments, requireSameForm } from "./optimizer-form.ts";
 import { openModelFolder, parameterSource, trainedWeights } from "./planned-model.ts";
 import type { TrainedModel } from "./policy.ts";
 import { storedTensor } from "./stored-tensor.ts";
@@ -150,94 +149,38 @@ function inLayoutOf(weight: Weight, address: number): Weight {
   return { ...weight, address, dtype: "float32", layoutOf: weight.dtype };
 }
 
-/**
- * The optimizer's float32 buffers under their names in optimizer.safetensors. In float32 the masters are the weights, and so
- * are masters in bfloat16.
- */
-function optimizerBuffers(parameters: readonly OptimizedParameter[]) {
-  return parameters.flatMap(({ weight, master, moments }) => [
-    ...(weight.dtype === "float32" || master === null
-      ? []
-      : [{ name: `master.${weight.name}`, weight: mastersOf({ weight, master }) }]),
-    ...(moments.bits === 32
-      ? [
-          { name: `exp_avg.${weight.name}`, weight: inLayoutOf(weight, moments.m.address) },
-          { name: `exp_avg_sq.${weight.name}`, weight: inLayoutOf(weight, moments.v.address) },
-        ]
-      : []),
-  ]);
+/** A buffer of the optimizer under its name in optimizer.safetensors. */
+interface NamedBuffer {
+  readonly name: string;
+  readonly parameter: string;
+  readonly kind: OptimizerBuffer;
+  /** Where it is or, if ranks have it in parts, where they put it together. */
+  readonly weight: Weight;
 }
 
-/** The buffers of moments in 8 bits, which are saved in the order in which they lie. */
-function quantizedBuffers(parameters: readonly OptimizedParameter[]) {
-  return parameters.flatMap(({ weight: { name }, moments }) =>
-    moments.bits === 8
-      ? [
-          { name: `exp_avg.${name}`, buffer: moments.m.codes },
-          { name: `exp_avg.absmax.${name}`, buffer: moments.m.absmax },
-          { name: `exp_avg_sq.${name}`, buffer: moments.v.codes },
-          { name: `exp_avg_sq.absmax.${name}`, buffer: moments.v.absmax },
-        ]
-      : [],
-  );
-}
+/** The ranks that have an optimizer in parts; null: it is whole. */
+const partsOf = ({ shards }: Optimized): GradientShards | null =>
+  shards?.division.zero && shards.division.ranks.size > 1 ? shards : null;
 
-/** Bytes of a buffer that are on the host at once. */
-const COPIED_BYTES = 8 * 2 ** 20;
-
-function* pieces(buffer: Tensor): Generator<Tensor> {
-  const [total = 0] = buffer.shape;
-  const step = COPIED_BYTES / bytesPerElement(buffer.dtype);
-  for (let from = 0; from < total; from += step) yield rows(buffer, from, Math.min(step, total - from));
-}
-
-const storedAs = ({ dtype }: Tensor): "F32" | "U8" => (dtype === "uint8" ? "U8" : "F32");
-
-/** A buffer as it lies, to be written to a file. */
-function asItLies(device: Device, name: string, buffer: Tensor): TensorSource {
-  const source: TensorSource = {
-    ...{ name, dtype: storedAs(buffer), shape: buffer.shape },
-    async *chunks() {
-      for (const piece of pieces(buffer)) {
-        const { buffer: bytes, byteOffset, byteLength } = await device.read(piece);
-        yield new Uint8Array(bytes, byteOffset, byteLength);
-      }
-    },
-  };
-  return source.dtype === "F32" ? onlyFinite(source) : source;
-}
-
-/** What a file of an optimizer says about a form other than the usual one. The order of moments matters in 8 bits. */
-function formOf({ device, weights }: Model, { form }: OptimizerState): Readonly<Record<string, string>> {
-  const { optim, masterDtype } = form;
-  return {
-    ...(optim === "adamw_8bit" && { optim, layout: device.parameterLayout(weights.dtype) }),
-    ...(masterDtype !== usualForm.masterDtype && { master_dtype: masterDtype }),
-  };
-}
-
-/** @throws InputError if a file was written with an optimizer of another form, or on a device that lays it out otherwise */
-function requireSameForm(
-  path: string,
-  model: Model,
-  optimizer: OptimizerState,
-  there: Readonly<Record<string, string>>,
-) {
-  const here = formOf(model, optimizer);
-  for (const [key, usual] of [
-    ["optim", usualForm.optim],
-    ["master_dtype", usualForm.masterDtype],
-  ] as const) {
-    const [then, now] = [there[key] ?? usual, here[key] ?? usual];
-    if (then !== now)
-      throw new InputError(
-        `${path}: the checkpoint was written with ${key} ${/^\w{1,40}$/.test(then) ? then : JSON.stringify(then.slice(0, 40))}, now it is ${now}; resume with the setting that the run had`,
-      );
-  }
-  if (there.layout !== here.layout)
-    throw new InputError(
-      `${path}: metadata field layout is ${JSON.stringify((there.layout ?? "").slice(0, 40))}, moments in 8 bits lie in ${here.layout} here; resume on a device of the kind that wrote the checkpoint (on a CPU, BUN_GRPO_CPU_PATH chooses)`,
-    );
+/** The optimizer's buffers but for moments in 8 bits. In float32 the masters are the weights, as they are in bfloat16. */
+function optimizerBuffers(trained: Optimized): NamedBuffer[] {
+  const { optimizer } = trained;
+  const among = partsOf(trained);
+  const whole = new Map(optimizer.parts.map((part) => [part.name, part]));
+  return optimizer.parameters.flatMap(({ weight }) => {
+    const { name: parameter } = weight;
+    const at = (kind: OptimizerBuffer) => among?.whole(parameter, kind) ?? floatBuffer(whole.get(parameter)!, kind);
+    const named = (prefix: string, kind: OptimizerBuffer, place: (buffer: Tensor) => Weight): NamedBuffer[] => {
+      const buffer = at(kind);
+      return buffer ? [{ name: `${prefix}.${parameter}`, parameter, kind, weight: place(buffer) }] : [];
+    };
+    const moment = ({ address }: Tensor) => inLayoutOf(weight, address);
+    return [
+      ...(weight.dtype === "float32" ? [] : named("master", "master", (master) => mastersOf({ weight, master }))),
+      ...named("exp_avg", "m", moment),
+      ...named("exp_avg_sq", "v", moment),
+    ];
+  });
 }
 
 /**
@@ -265,19 +208,33 @@ export async function saveCheckpoint(
 }
 
 /** A model with its optimizer, whatever its head. */
-type Optimized = Pick<TrainedModel, "model" | "optimizer">;
+type Optimized = Pick<TrainedModel, "model" | "optimizer" | "shards">;
 
-async function saveOptimizer({ model, optimizer }: Optimized, folder: string): Promise<void> {
-  const saved = savedTensors(model.device, optimizerBuffers(optimizer.parameters), "float32");
+async function saveOptimizer(trained: Optimized, folder: string): Promise<void> {
+  const { model, optimizer } = trained;
+  const among = partsOf(trained);
+  const buffers = optimizerBuffers(trained);
+  const saved = savedTensors(model.device, buffers, "float32");
+  const collected = (tensor: SavedTensor, { parameter, kind }: NamedBuffer): TensorSource => ({
+    ...tensor,
+    async *chunks() {
+      await among?.collect(parameter, kind);
+      yield* tensor.chunks();
+    },
+  });
   try {
-    const coded = quantizedBuffers(optimizer.parameters).map(({ name, buffer }) =>
-      asItLies(model.device, name, buffer),
-    );
-    const metadata = { format: "pt", step: String(optimizer.step), ...formOf(model, optimizer) };
-    await writeSafetensors(join(folder, optimizerFile), [...saved.tensors.map(onlyFinite), ...coded], metadata);
+    const metadata = { format: "pt", step: String(optimizer.step), ...formMetadata(model, optimizer) };
+    const tensors = saved.tensors.map((tensor, i) => onlyFinite(collected(tensor, buffers[i]!)));
+    await writeSafetensors(join(folder, optimizerFile), [...tensors, ...codedMoments(model, optimizer)], metadata);
   } finally {
     saved.free();
   }
+}
+
+/** What ranks other than 0 do while rank 0 saves a checkpoint: they give it what it does not have. */
+export async function lendToCheckpoint({ policy, critic }: TrainedModels): Promise<void> {
+  for (const trained of critic ? [policy, critic] : [policy])
+    for (const { parameter, kind } of optimizerBuffers(trained)) await partsOf(trained)?.collect(parameter, kind);
 }
 
 /**
@@ -324,42 +281,28 @@ function requireSound(path: string, tensor: MappedTensor): void {
     );
 }
 
-function readOptimizer({ model, optimizer }: Optimized, checkpoint: string): void {
+function readOptimizer(trained: Optimized, checkpoint: string): void {
+  const { model, optimizer } = trained;
   const path = join(checkpoint, optimizerFile);
   if (!existsSync(path))
     throw new InputError(`${checkpoint}: holds no ${optimizerFile}; give a checkpoint-N folder that training wrote`);
   const file = openSafetensors(path);
-  const find = (name: string): MappedTensor => {
-    const found = file.tensors.get(name);
-    if (found) return found;
-    throw new InputError(`${path}: tensor ${name} is missing; the checkpoint was written with another dtype or model`);
-  };
   try {
     requireSameForm(path, model, optimizer, file.metadata);
-    for (const { name, weight } of optimizerBuffers(optimizer.parameters)) {
-      const found = find(name);
+    loadCodedMoments(file, model, optimizer, (tensor) => requireSound(path, tensor));
+    for (const { name, parameter, kind, weight } of optimizerBuffers(trained)) {
+      const found = file.tensors.get(name);
+      if (!found)
+        throw new InputError(
+          `${path}: tensor ${name} is missing; the checkpoint was written with another dtype or model`,
+        );
       if (found.dtype !== "F32" || found.shape.join() !== weight.shape.join())
         throw new InputError(
           `${path}: tensor ${name} is ${found.dtype} [${found.shape}], expected F32 [${weight.shape}]`,
         );
       requireSound(path, found);
       model.device.loadParameter(weight, found.address, "float32", 0, weight.shape[0] ?? 0);
-    }
-    for (const { name, buffer } of quantizedBuffers(optimizer.parameters)) {
-      const found = find(name);
-      const dtype = storedAs(buffer);
-      if (found.dtype !== dtype || found.shape.join() !== buffer.shape.join())
-        throw new InputError(
-          `${path}: tensor ${name} is ${found.dtype} [${found.shape}], expected ${dtype} [${buffer.shape}]`,
-        );
-      if (dtype === "F32") requireSound(path, found);
-      let { address } = found;
-      for (const piece of pieces(buffer)) {
-        const bytes = byteLength(piece);
-        const held = hostBytes(address, bytes);
-        model.device.upload(piece, dtype === "U8" ? new Uint8Array(held) : new Float32Array(held));
-        address += bytes;
-      }
+      partsOf(trained)?.keep(parameter, kind);
     }
     const step = /^\d{1,15}$/.test(file.metadata.step ?? "") ? Number(file.metadata.step) : null;
     if (step === null)

@@ -109,7 +109,7 @@ describe("steps of AdamW8bit", () => {
     const bytesOf = (form: Partial<typeof usualForm>, dtype: "float32" | "bfloat16") => {
       const plan = planMemory();
       const embeddings = new Set(["embedding"]);
-      planOptimizer(plan, device, blocks, dtype, undefined, { ...usualForm, embeddings, ...form });
+      planOptimizer(plan, device, blocks, dtype, undefined, null, { ...usualForm, embeddings, ...form });
       const groups: Record<string, number> = {};
       for (const { group, bytes } of plan.build().buffers) groups[group] = (groups[group] ?? 0) + bytes;
       return groups;

@@ -13,9 +13,9 @@ import {
 } from "../../model/lm-head.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../../model/micro-batches.ts";
 import type { Model } from "../../model/model.ts";
-import { type AdamSettings, type OptimizerSettings, optimizerSettings, optimizerStep } from "../../optim/adamw.ts";
+import { type AdamSettings, type OptimizerSettings, optimizerSettings } from "../../optim/adamw.ts";
 import { divided, type Ranks } from "../../ranks/ranks.ts";
-import { passesOf } from "../../session/gradient-shards.ts";
+import { passesOf, stepAfter } from "../../session/gradient-shards.ts";
 import type { TrainedModel } from "../../session/policy.ts";
 import type { LossCompletion, LossConfig, OwnLoss } from "../loss/config.ts";
 import { computeLoss, isTokenwise, tokenDerivatives } from "../loss/loss.ts";
@@ -194,7 +194,7 @@ export async function updateStep(
     entropySum += result.entropySum;
     parts.push(result.metrics);
   }
-  const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate, passes.norm);
+  const norm = await stepAfter(device, policy, passes, settings.optimizer, learningRate);
   const metrics = { loss, grad_norm: norm, learning_rate: learningRate, ...foldMetrics(parts) };
   const meanEntropy = step.entropyTokens === 0 ? null : entropySum / step.entropyTokens;
   return { metrics, logprobs, entropies, meanEntropy };
