@@ -49,7 +49,7 @@ type HiddenBuffers = BuffersOf<typeof hiddenTable>;
 /** A head's buffers for passes of these sizes: forward, `hiddenTable` and its own; and those of its backward pass. */
 export interface Head<Sizes extends PassSizes, Forward extends string, Backward extends string> {
   forward(config: ModelConfig, act: ComputeDType, sizes: Sizes): BufferTable<Forward | keyof HiddenBuffers>;
-  backward(sizes: Sizes): BufferTable<Backward>;
+  backward(config: ModelConfig, sizes: Sizes): BufferTable<Backward>;
 }
 
 /** The buffers of passes with any head. */
@@ -131,7 +131,7 @@ export function planForwardBackward<S extends PassSizes, F extends string, B ext
   const bindForward = planForward(plan, head, options, true);
   const place = placeOf(options, true);
   const bindLayers = planBuffers(plan, place, gradientTable(device, config, dtype, sizes));
-  const bindHead = planBuffers(plan, place, head.backward(sizes));
+  const bindHead = planBuffers(plan, place, head.backward(config, sizes));
   const bindKept = planKept(plan, options, keep);
   return (tensors) => {
     const gradient = { ...bindLayers(tensors), ...bindHead(tensors), kept: bindKept(tensors) };

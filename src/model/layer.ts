@@ -8,8 +8,9 @@
 
 import type { Pieces } from "../device/breathe.ts";
 import type { AttentionShape, Device, HeadTransform, Weight } from "../device/device.ts";
-import type { Layer, Linear } from "../families/layer.ts";
+import { isExperts, type Layer, type Linear } from "../families/layer.ts";
 import { columns, type Tensor } from "../tensor/tensor.ts";
+import { addExperts, backwardExperts, forwardExperts, recomputeExperts } from "./experts.ts";
 import {
   type KeptActivations,
   keptActivations,
@@ -80,11 +81,15 @@ export function forwardHeads({ ops }: Device, b: LayerBuffers, transform: HeadTr
   else ops.ropeForward(qkColumns(b.qkv, shape).qk, positions, cos, sin, shape.headDim);
 }
 
-/** residual → gate and up → their product, before the down projection. */
+/** residual → what the MLP adds to it, but for the last product or, of experts, the weighed sum. */
 function* forwardGlu(model: Model, layer: number, b: LayerBuffers): Pieces {
   const { device, weights } = model;
   const { postNorm, mlp } = weights.layers[layer]!;
   forwardNorm(model, b.postNormed, b.postRstd, b.residual, postNorm);
+  if (isExperts(mlp)) {
+    yield* forwardExperts(model, mlp, b);
+    return;
+  }
   yield* forwardGroup(model, b.gateUp, b.postNormed, weights.groups[layer]!.gateUp);
   device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
 }
@@ -101,8 +106,9 @@ function attentionOutput({ attention, attentionNorm }: Layer<Weight>, b: LayerBu
   return { linear: attention.o, norm: attentionNorm, out: b.attentionOut, rstd: b.attentionOutRstd };
 }
 
-function mlpOutput({ mlp, mlpNorm }: Layer<Weight>, b: LayerBuffers): Output {
-  return { linear: mlp.down, norm: mlpNorm, out: b.mlpOut, rstd: b.mlpOutRstd };
+/** null: of experts, which have no norm after them. */
+function mlpOutput({ mlp, mlpNorm }: Layer<Weight>, b: LayerBuffers): Output | null {
+  return isExperts(mlp) ? null : { linear: mlp.down, norm: mlpNorm, out: b.mlpOut, rstd: b.mlpOutRstd };
 }
 
 /** residual += norm(x · weightᵀ + bias) */
@@ -137,7 +143,9 @@ export function* forwardLayer(
   yield;
   if (kept) device.ops.cast(kept.afterAttention, b.residual);
   yield* forwardGlu(model, layer, b);
-  forwardOutput(model, mlpOutput(weights, b), b, b.glu);
+  const output = mlpOutput(weights, b);
+  if (output) forwardOutput(model, output, b, b.glu);
+  else addExperts(model, b);
   yield;
 }
 
@@ -162,11 +170,11 @@ function* recompute(
   forwardOutput(model, attentionOutput(weights, b), b, b.attention);
   yield;
   yield* forwardGlu(model, layer, b);
-  const { linear, norm, out, rstd } = mlpOutput(weights, b);
-  if (!norm) return;
+  const output = mlpOutput(weights, b);
+  if (!output?.norm) return;
   yield;
-  forwardLinear(model, out, b.glu, linear);
-  device.ops.rmsnormForward(b.added, rstd, out, norm, config.rmsNormEps);
+  forwardLinear(model, output.out, b.glu, output.linear);
+  device.ops.rmsnormForward(b.added, output.rstd, output.out, output.norm, config.rmsNormEps);
 }
 
 /** Recomputes what `KeptActivations` leave out, by the same ops and so to the same bits. */
@@ -174,7 +182,8 @@ function* recomputeElementwise(model: Model, weights: Layer<Weight>, b: LayerBuf
   const { inputNorm, postNorm, mlp } = weights;
   forwardNorm(model, b.normed, b.rstd, input, inputNorm);
   forwardNorm(model, b.postNormed, b.postRstd, b.residual, postNorm);
-  model.device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
+  if (isExperts(mlp)) recomputeExperts(model, mlp, b);
+  else model.device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
   yield;
 }
 
@@ -257,10 +266,16 @@ export function* backwardLayer(
 
   const groups = model.weights.groups[layer]!;
   // dglu may take the place of glu, and dgateUp that of gateUp: each is read for the last time before.
-  yield* backwardOutput(model, gradients, mlpOutput(weights, b), g.dglu, g, b.glu);
-  ops.gluBackward(g.dgateUp, g.dglu, b.gateUp, mlp.activation === "gelu_tanh");
-  const between = { normed: b.postNormed, x: b.residual, rstd: b.postRstd };
-  yield* backwardInput(model, gradients, groups.gateUp, postNorm, g, g.dgateUp, between);
+  if (isExperts(mlp)) {
+    yield* backwardExperts(model, gradients, mlp, b, g);
+    const dpost = gradientOf(gradients, postNorm!);
+    ops.rmsnormBackward(g.dresidual, dpost, g.dnormed, b.residual, postNorm!, b.postRstd, g.dresidual);
+  } else {
+    yield* backwardOutput(model, gradients, mlpOutput(weights, b)!, g.dglu, g, b.glu);
+    ops.gluBackward(g.dgateUp, g.dglu, b.gateUp, mlp.activation === "gelu_tanh");
+    const between = { normed: b.postNormed, x: b.residual, rstd: b.postRstd };
+    yield* backwardInput(model, gradients, groups.gateUp, postNorm, g, g.dgateUp, between);
+  }
 
   yield* backwardOutput(model, gradients, attentionOutput(weights, b), g.dattention, g, b.attention);
   ops.attentionBackward(g.dqkv, g.dattention, b.qkv, b.attention, b.lse, segments, g.attentionScratch, shape);

@@ -3,7 +3,7 @@
  * Used by training, scoring and the reference model; rollouts run the same layers from ../rollout.
  */
 import { breathe } from "../device/breathe.ts";
-import type { Device } from "../device/device.ts";
+import type { Device, LogitCap } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
 import type { BufferTable } from "../tensor/buffers.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
@@ -43,8 +43,10 @@ export const lmHead = {
       targets: ["targets", "int32", [entries]],
     } satisfies BufferTable<string>;
   },
-  backward({ tokens, entries }: LogprobSizes) {
+  backward(config: ModelConfig, { tokens, entries, headChunk }: LogprobSizes) {
     return {
+      // Beside capped logits, from which their gradient follows.
+      dlogits: ["dlogits", "float32", config.logitCap === undefined ? [1] : [headChunk, config.vocabSize], ["head"]],
       dlogprob: ["dlogprob", "float32", [entries]],
       dentropy: ["dentropy", "float32", [tokens]],
     } satisfies BufferTable<string>;
@@ -100,6 +102,11 @@ interface Chunk {
   readonly count: number;
 }
 
+/** The model's soft cap; null if it has none. */
+function capOf({ config: { logitCap } }: Model, dlogits: Tensor | null = null): LogitCap | null {
+  return logitCap === undefined ? null : { cap: logitCap, dlogits };
+}
+
 function forwardChunk(model: Model, { head }: Activations, { from, count }: Chunk, temperature: number): void {
   const at = (t: Tensor) => rows(t, from, count);
   model.device.ops.lmHeadForward(
@@ -112,6 +119,7 @@ function forwardChunk(model: Model, { head }: Activations, { from, count }: Chun
     rows(head.entryStart, from, count + 1),
     head.targets,
     temperature,
+    capOf(model),
   );
 }
 
@@ -140,6 +148,7 @@ function backwardChunk(
     at(head.entropy),
     temperature,
     recompute,
+    capOf(model, g.dlogits),
   );
 }
 

@@ -6,6 +6,7 @@
 import { doPieces } from "../device/breathe.ts";
 import { firstRows } from "../tensor/tensor.ts";
 import type { LayerActivations, WithGradients } from "./activations.ts";
+import { backwardEmbedding, embed } from "./embedding.ts";
 import { type Attend, backwardLayer, forwardHeads, forwardLayer } from "./layer.ts";
 import { keptActivations, layerInput } from "./layer-buffers.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
@@ -40,7 +41,7 @@ export async function forwardHidden(model: Model, batch: PackedTokens, activatio
   const segments = firstRows(input.segments, batch.segments.length / 4);
   const positions = firstRows(input.positions, T);
   const residual = firstRows(activations.layer.residual, T);
-  ops.embeddingForward(residual, firstRows(input.tokens, T), weights.embedding);
+  embed(model, residual, firstRows(input.tokens, T));
   for (let layer = 0; layer < config.numLayers; layer++) {
     if (gradient) ops.cast(layerInput(gradient, layer, T), residual);
     const kept = gradient && keptActivations(gradient, config, layer, weights.layers[layer]!, T);
@@ -80,7 +81,5 @@ export async function backwardHidden(
   const segments = firstRows(activations.input.segments, batch.segments.length / 4);
   for (let layer = config.numLayers - 1; layer >= 0; layer--)
     await doPieces(backwardLayer(model, layer, { layer: buffers, gradient: g }, gradients, positions, segments));
-  const tokens = firstRows(activations.input.tokens, T);
-  const dembedding = gradientOf(gradients, weights.embedding);
-  if (dembedding) ops.embeddingBackward(dembedding, firstRows(g.dresidual, T), tokens, weights.embedding);
+  backwardEmbedding(model, gradients, firstRows(g.dresidual, T), firstRows(activations.input.tokens, T));
 }

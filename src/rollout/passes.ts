@@ -8,6 +8,7 @@
  */
 import { doPieces, type Pieces } from "../device/breathe.ts";
 import { type Device, PAGE_TOKENS } from "../device/device.ts";
+import { embed } from "../model/embedding.ts";
 import { type Attend, forwardHeads, forwardLayer } from "../model/layer.ts";
 import type { Model } from "../model/model.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
@@ -47,7 +48,7 @@ export interface QueuedStep {
 
 /** Runs prompts in one packed pass: keys and values go into their pages, last rows into promptHidden. */
 export async function prefill({ model, buffers }: RolloutModel, prompts: readonly ResidentPrompt[]): Promise<void> {
-  const { device, config, weights } = model;
+  const { device, config } = model;
   const { ops } = device;
   const { host, block, fields, tensors } = buffers.prefill;
   let row = 0;
@@ -66,7 +67,7 @@ export async function prefill({ model, buffers }: RolloutModel, prompts: readonl
   const residual = firstRows(buffers.layer.residual, T);
   const segmentRows = firstRows(tensors.segments, prompts.length);
   const [pageRows, offsetRows] = [firstRows(tensors.page, T), firstRows(tensors.offset, T)];
-  ops.embeddingForward(residual, firstRows(tensors.tokens, T), weights.embedding);
+  embed(model, residual, firstRows(tensors.tokens, T));
   const positions = firstRows(tensors.positions, T);
   const attend: Attend = (layer, b, transform, shape) => {
     forwardHeads(device, b, transform, shape);
@@ -132,12 +133,12 @@ function* decodeStep(on: RolloutModel, B: number, settings: RolloutSettings): Pi
 
 /** Running sequences' tokens → their rows of the residual stream. */
 function* decodeLayers({ model, buffers }: RolloutModel, B: number): Pieces {
-  const { device, config, weights } = model;
+  const { device, config } = model;
   const { ops } = device;
   const at = (t: Tensor) => firstRows(t, B);
   const step = buffers.step.tensors;
   ops.nextTokens(at(step.tokens), buffers.sampled.ids, at(step.from));
-  ops.embeddingForward(at(buffers.layer.residual), at(step.tokens), weights.embedding);
+  embed(model, at(buffers.layer.residual), at(step.tokens));
   const attend: Attend = (layer, b, transform, shape) => {
     const place = { pages: buffers.cache[layer]!, page: at(step.page), offset: at(step.offset) };
     const [table, prompts, completions] = [at(step.pageTable), at(step.promptLengths), at(step.completionLengths)];
@@ -172,7 +173,9 @@ function computeLogits({ model, buffers }: RolloutModel, residual: Tensor): void
   const count = residual.shape[0] ?? 0;
   const normed = firstRows(buffers.normed, count);
   device.ops.rmsnormForward(normed, null, residual, weights.finalNorm, config.rmsNormEps);
-  device.ops.matmulForward(firstRows(buffers.logits, count), normed, weights.head, null);
+  const logits = firstRows(buffers.logits, count);
+  device.ops.matmulForward(logits, normed, weights.head, null);
+  if (config.logitCap !== undefined) device.ops.softcapForward(logits, config.logitCap);
 }
 
 function sampleRows({ model, buffers }: RolloutModel, B: number, settings: RolloutSettings): void {

@@ -16,10 +16,7 @@ const work = workFolder();
 afterAll(work.remove);
 const output = (model: string, what: string) => work.at(`${model.replace("/", "-")}-${what}`);
 
-/** Attention on CUDA has no windows. */
-const windowed = ["families/mistral", "families/phi3"];
-
-describe.each(familyModels.filter((model) => !windowed.includes(model)))("%s", (model) => {
+describe.each(familyModels)("%s", (model) => {
   test("logprobs and entropies; in bfloat16 close to float32", async () => {
     const [exact, close] = [output(model, "float32.jsonl"), output(model, "bfloat16.jsonl")];
     await Promise.all([

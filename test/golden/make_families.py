@@ -238,6 +238,7 @@ def open_trainer(model, folder, tokenizer):
         save_strategy="no",
         gradient_checkpointing=False,
         disable_tqdm=True,
+        router_aux_loss_coef=0.0,
         **LOSS,
     )
     trainer = GRPOTrainer(
