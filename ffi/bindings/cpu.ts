@@ -45,6 +45,8 @@ const signatures = {
   glu_backward: "dx:ptr dy:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
   route_forward: "weights:ptr experts:ptr probabilities:ptr logits:ptr T:i32 E:i32 K:i32 normalized:i32 given:i32",
   route_backward: "dlogits:ptr dweights:ptr weights:ptr experts:ptr probabilities:ptr T:i32 E:i32 K:i32 normalized:i32",
+  balance_forward: "load:ptr probabilities:ptr row_weights:ptr T:i32 E:i32",
+  balance_backward: "dlogits:ptr probabilities:ptr slopes:ptr row_weights:ptr T:i32 E:i32",
   dispatch: "offsets:ptr order:ptr places:ptr experts:ptr T:i32 E:i32 K:i32",
   gather_pairs: "y:ptr x:ptr order:ptr P:i32 K:i32 D:i32 dtype:i32",
   scatter_pairs: "dx:ptr dy:ptr places:ptr T:i32 K:i32 D:i32",

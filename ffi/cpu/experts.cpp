@@ -4,6 +4,8 @@
 //   route_forward     probabilities (T, E) = softmax(logits); experts (T, K) = the K most probable, the first of equal ones, or
 //                     as they are (given); weights (T, K) = their probabilities, which may be scaled to a sum of 1 (normalized)
 //   route_backward    dlogits (T, E) =   from dweights (T, K)
+//   balance_forward   load (E) +=   Σₜ row weight · probability
+//   balance_backward  dlogits (T, E) +=   of a loss with the slopes (E) in `load`
 //   dispatch          offsets (E + 1) =, order (P) = t · K + k of each pair, by expert and then by token, places (T, K) = where
 //                     in it a pair is
 //   gather_pairs      y (P, D) = rows of x (T, D)           scatter_pairs  dx (T, D) = Σₖ dy at the token's places
@@ -63,6 +65,29 @@ void route_backward(float* dlogits, const float* dweights, const float* weights,
       for (int64_t k = 0; k < K; k++) mean += p[own[k]] * (dw[k] - shared) * scale;
       for (int64_t e = 0; e < E; e++) dl[e] = -p[e] * mean;
       for (int64_t k = 0; k < K; k++) dl[own[k]] += p[own[k]] * (dw[k] - shared) * scale;
+    }
+  });
+}
+
+void balance_forward(float* load, const float* probabilities, const float* row_weights, int32_t T, int32_t E) {
+  parallel(ceil_div(E, 16), [&](int64_t block) {
+    for (int64_t e = block * 16; e < smaller(E, block * 16 + 16); e++) {
+      double sum = 0;
+      for (int64_t t = 0; t < T; t++) sum += (double)row_weights[t] * probabilities[t * E + e];
+      load[e] += (float)sum;
+    }
+  });
+}
+
+// dl_e += w p_e (s_e − Σ p s)
+void balance_backward(float* dlogits, const float* probabilities, const float* slopes, const float* row_weights,
+                      int32_t T, int32_t E) {
+  parallel(ceil_div(T, 16), [&](int64_t block) {
+    for (int64_t t = block * 16; t < smaller(T, block * 16 + 16); t++) {
+      const float* p = probabilities + t * E;
+      float mean = 0;
+      for (int64_t e = 0; e < E; e++) mean += p[e] * slopes[e];
+      for (int64_t e = 0; e < E; e++) dlogits[t * E + e] += row_weights[t] * p[e] * (slopes[e] - mean);
     }
   });
 }

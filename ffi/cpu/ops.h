@@ -107,6 +107,12 @@ struct AdapterTerm {
      (float* dlogits, const float* dweights, const float* weights, const int32_t* experts,                             \
       const float* probabilities, int32_t T, int32_t E, int32_t K, int32_t normalized),                                \
      (dlogits, dweights, weights, experts, probabilities, T, E, K, normalized))                                        \
+  OP(balance_forward,                                                                                                  \
+     (float* load, const float* probabilities, const float* row_weights, int32_t T, int32_t E),                        \
+     (load, probabilities, row_weights, T, E))                                                                         \
+  OP(balance_backward,                                                                                                 \
+     (float* dlogits, const float* probabilities, const float* slopes, const float* row_weights, int32_t T, int32_t E),\
+     (dlogits, probabilities, slopes, row_weights, T, E))                                                              \
   OP(dispatch,                                                                                                         \
      (int32_t* offsets, int32_t* order, int32_t* places, const int32_t* experts, int32_t T, int32_t E, int32_t K),     \
      (offsets, order, places, experts, T, E, K))                                                                       \

@@ -3,6 +3,7 @@
 //
 //   route_forward     probabilities (T, E) =, experts (T, K) = unless they are given, weights (T, K) =
 //   route_backward    dlogits (T, E) =
+//   balance_forward   load (E) +=       balance_backward  dlogits (T, E) +=
 //   dispatch          offsets (E + 1) =, order (P) =, places (T, K) =
 //   gather_pairs      y (P, D) =        scatter_pairs     dx (T, D) =
 //   combine_forward   x (T, D) +=       combine_backward  dy (P, D) =, dweights (T, K) =
@@ -93,6 +94,32 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       if (own[k] == e) slope += p[e] * (dw[k] - shared) * scale;
     dl[e] = slope;
   }
+}
+
+// A warp takes every WARPS-th row of WARP neighbouring experts.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    balance_forward(float* load, const float* probabilities, const float* row_weights, int T, int E) {
+  __shared__ float partial[WARPS][WARP];
+  const int lane = warp_lane(), warp = threadIdx.x / WARP, e = blockIdx.x * WARP + lane;
+  float sum = 0;
+  for (int t = warp; e < E && t < T; t += WARPS) sum = fmaf(row_weights[t], probabilities[(i64)t * E + e], sum);
+  partial[warp][lane] = sum;
+  __syncthreads();
+  if (warp > 0 || e >= E) return;
+  for (int w = 1; w < WARPS; w++) sum += partial[w][lane];
+  load[e] += sum;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    balance_backward(float* dlogits, const float* probabilities, const float* slopes, const float* row_weights, int T,
+                     int E) {
+  const int t = warp_token(), lane = warp_lane();
+  if (t >= T) return;
+  const float* p = probabilities + (i64)t * E;
+  float mean = 0;
+  for (int e = lane; e < E; e += WARP) mean = fmaf(p[e], slopes[e], mean);
+  mean = lanes_reduce(mean, Add());
+  for (int e = lane; e < E; e += WARP) dlogits[(i64)t * E + e] += row_weights[t] * p[e] * (slopes[e] - mean);
 }
 
 // A block has an expert, whose pairs it counts and then places in their order.

@@ -266,6 +266,10 @@ export interface Ops {
   routeForward(routes: Routes, logits: Tensor, normalized: boolean, given?: boolean): void;
   /** dlogits (T, E) float32 = from dweights (T, k) float32 */
   routeBackward(dlogits: Tensor, dweights: Tensor, routes: Routes, normalized: boolean): void;
+  /** load (E) float32 += Σ rowWeights (T) · probabilities (T, E) */
+  balanceForward(load: Tensor, probabilities: Tensor, rowWeights: Tensor): void;
+  /** dlogits (T, E) float32 += from `slopes` (E), the derivatives in balanceForward's `load` */
+  balanceBackward(dlogits: Tensor, probabilities: Tensor, slopes: Tensor, rowWeights: Tensor): void;
   /** places = those of the pairs of experts (T, k) */
   dispatch(places: PairPlaces, experts: Tensor): void;
   /** y (T · k, D) = the token's row of x (T, D) for each pair, in order */

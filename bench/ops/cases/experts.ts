@@ -155,6 +155,66 @@ function routeBackward(settings: RouteSettings) {
   });
 }
 
+/** Probabilities (T, E) of random logits, and weights of rows. */
+function balanced(run: Run, { T, E }: Pick<Routing, "T" | "E">) {
+  const logits = run.input("logits", "float32", [T, E], { deviation: 2 });
+  const probabilityOf = (at: Values) => {
+    const row = memo((t) => {
+      const { logp } = logSoftmax(
+        Float64Array.from({ length: E }, (_, e) => at(t * E + e)),
+        1,
+      );
+      return logp;
+    });
+    return (i: number) => Math.exp(row(Math.floor(i / E))[i % E]!);
+  };
+  const probabilities = run.filled("probabilities", "float32", [T, E], probabilityOf(logits.at));
+  const rowWeights = run.filled("row weights", "float32", [T], (t) => 1 + (t % 4));
+  return { logits, probabilityOf, probabilities, rowWeights };
+}
+
+function balance(settings: Pick<Routing, "T" | "E">) {
+  const { T, E } = settings;
+  return opCase("balanceForward", { ...settings }, (run: Run) => {
+    const { probabilities, rowWeights } = balanced(run, settings);
+    const load = run.input("load", "float32", [E], { output: true });
+    run.run(({ ops }) => {
+      for (let times = run.times; times > 0; times--) ops.balanceForward(load, probabilities, rowWeights);
+    });
+    const want = (e: number) =>
+      grown(
+        load.at(e),
+        sumOfProducts(T, rowWeights.at, (t) => probabilities.at(t * E + e)),
+        run.times,
+      );
+    run.check(load, want, chain);
+  });
+}
+
+function balanceBackward(settings: Pick<Routing, "T" | "E">) {
+  const { T, E } = settings;
+  return opCase("balanceBackward", { ...settings }, (run: Run) => {
+    const { logits, probabilityOf, probabilities, rowWeights } = balanced(run, settings);
+    const slopes = run.input("slopes", "float32", [E]);
+    const dlogits = run.input("dlogits", "float32", [T, E], { output: true });
+    run.run(({ ops }) => {
+      for (let times = run.times; times > 0; times--) ops.balanceBackward(dlogits, probabilities, slopes, rowWeights);
+    });
+    const want = (i: number) => {
+      const [t, e] = [Math.floor(i / E), i % E];
+      const mean = dot(E, (j) => probabilities.at(t * E + j), slopes.at);
+      const slope = rowWeights.at(t) * probabilities.at(i) * (slopes.at(e) - mean);
+      return dlogits.at(i) + run.times * slope;
+    };
+    run.check(dlogits, want, { absolute: 1e-5, relative: 1e-5 });
+    const loss = (moved: Values) => {
+      const p = probabilityOf(moved);
+      return dot(T * E, p, (i) => rowWeights.at(Math.floor(i / E)) * slopes.at(i % E));
+    };
+    run.differences(dlogits, logits.at, loss, slope, run.times);
+  });
+}
+
 function dispatch(settings: Routing) {
   return opCase("dispatch", { ...settings }, (run: Run) => {
     const experts = run.filled("experts", "int32", [settings.T, settings.K], chosen(settings));
@@ -372,6 +432,8 @@ function productCost(rows: number, w: ExpertWeights, bytes: number): Cost {
 export const expertOps: OpTable<
   | "routeForward"
   | "routeBackward"
+  | "balanceForward"
+  | "balanceBackward"
   | "dispatch"
   | "gatherPairs"
   | "scatterPairs"
@@ -414,6 +476,27 @@ export const expertOps: OpTable<
     real: (s) => {
       const { T, E, K } = mixture(s);
       return [timed("training", "float32", { T, E, K }, routeBackward({ T, E, K, normalized: true }))];
+    },
+  },
+  balanceForward: {
+    cost: (_, load, probabilities, rowWeights) =>
+      memory(2 * bytesOf(load) + bytesOf(probabilities) + bytesOf(rowWeights), 2 * elementCount(probabilities.shape)),
+    cases: routings.map(({ T, E }) => balance({ T, E })),
+    real: (s) => {
+      const { T, E } = mixture(s);
+      return [timed("training", "float32", { T, E }, balance({ T, E }))];
+    },
+  },
+  balanceBackward: {
+    cost: (_, dlogits, probabilities, slopes, rowWeights) =>
+      memory(
+        2 * bytesOf(dlogits) + bytesOf(probabilities) + bytesOf(slopes) + bytesOf(rowWeights),
+        6 * elementCount(dlogits.shape),
+      ),
+    cases: routings.map(({ T, E }) => balanceBackward({ T, E })),
+    real: (s) => {
+      const { T, E } = mixture(s);
+      return [timed("training", "float32", { T, E }, balanceBackward({ T, E }))];
     },
   },
   dispatch: {

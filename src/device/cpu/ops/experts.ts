@@ -7,6 +7,8 @@ import { typeCode } from "../operands.ts";
 type ExpertOp =
   | "routeForward"
   | "routeBackward"
+  | "balanceForward"
+  | "balanceBackward"
   | "dispatch"
   | "gatherPairs"
   | "scatterPairs"
@@ -29,6 +31,14 @@ export function expertOps(kernels: Kernels): Pick<Ops, ExpertOp> {
     routeBackward(dlogits, dweights, { weights, experts, probabilities }, normalized) {
       const buffers = [dlogits, dweights, weights, experts, probabilities].map((t) => t.address);
       kernels.route_backward(...buffers, dim(dlogits, 0), dim(dlogits, 1), dim(experts, 1), normalized ? 1 : 0);
+    },
+    balanceForward(load, probabilities, rowWeights) {
+      const buffers = [load, probabilities, rowWeights].map((t) => t.address);
+      kernels.balance_forward(...buffers, dim(probabilities, 0), dim(probabilities, 1));
+    },
+    balanceBackward(dlogits, probabilities, slopes, rowWeights) {
+      const buffers = [dlogits, probabilities, slopes, rowWeights].map((t) => t.address);
+      kernels.balance_backward(...buffers, dim(dlogits, 0), dim(dlogits, 1));
     },
     dispatch({ offsets, order, places }, experts) {
       const buffers = [offsets, order, places, experts].map((t) => t.address);

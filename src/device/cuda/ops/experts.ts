@@ -31,6 +31,12 @@ export const expertKernels = {
     "dlogits:ptr dweights:ptr weights:ptr experts:ptr probabilities:ptr T:i32 E:i32 K:i32 normalized:i32",
     [{}],
   ),
+  balanceForward: definition("balance_forward", "load:ptr probabilities:ptr row_weights:ptr T:i32 E:i32", [{}]),
+  balanceBackward: definition(
+    "balance_backward",
+    "dlogits:ptr probabilities:ptr slopes:ptr row_weights:ptr T:i32 E:i32",
+    [{}],
+  ),
   dispatch: definition("dispatch", "offsets:ptr order:ptr places:ptr experts:ptr pairs:i32", [{}]),
   gatherPairs: definition("gather_pairs", "y:ptr x:ptr order:ptr P:i32 K:i32 D:i32", typed("X_TYPE")),
   scatterPairs: definition("scatter_pairs", "dx:ptr dy:ptr places:ptr T:i32 K:i32 D:i32", typed("Y_TYPE")),
@@ -67,6 +73,8 @@ export const expertKernels = {
 type ExpertOp =
   | "routeForward"
   | "routeBackward"
+  | "balanceForward"
+  | "balanceBackward"
   | "dispatch"
   | "gatherPairs"
   | "scatterPairs"
@@ -102,6 +110,32 @@ export function expertOps(runtime: CudaRuntime): Pick<Ops, ExpertOp> {
       const [T, E, K] = [dim(dlogits, 0), dim(dlogits, 1), dim(experts, 1)];
       const buffers = [dlogits, dweights, weights, experts, probabilities].map((t) => t.address);
       launchRows(expertKernels.routeBackward, {}, T, ...buffers, T, E, K, normalized ? 1 : 0);
+    },
+    balanceForward(load, probabilities, rowWeights) {
+      const [T, E] = [dim(probabilities, 0), dim(probabilities, 1)];
+      expectShape(
+        dim(load, 0) === E && dim(rowWeights, 0) === T,
+        `${load.name}: ${load.shape} of ${probabilities.shape}`,
+      );
+      const buffers = [load, probabilities, rowWeights].map((t) => t.address);
+      runtime.launch(
+        runtime.kernel(expertKernels.balanceForward, {}),
+        [ceilDiv(E, 32), 1, 1],
+        THREADS,
+        0,
+        ...buffers,
+        T,
+        E,
+      );
+    },
+    balanceBackward(dlogits, probabilities, slopes, rowWeights) {
+      const [T, E] = [dim(dlogits, 0), dim(dlogits, 1)];
+      expectShape(
+        dim(slopes, 0) === E && dim(rowWeights, 0) === T,
+        `${slopes.name}: ${slopes.shape} of ${dlogits.shape}`,
+      );
+      const buffers = [dlogits, probabilities, slopes, rowWeights].map((t) => t.address);
+      launchRows(expertKernels.balanceBackward, {}, T, ...buffers, T, E);
     },
     dispatch({ offsets, order, places }, experts) {
       const buffers = [offsets, order, places, experts].map((t) => t.address);
