@@ -44,6 +44,8 @@ export interface ModelConfig extends ModelParameters {
   readonly embeddingScale?: number;
   /** Logits are cap · tanh(logits / cap); as they are by default. */
   readonly logitCap?: number;
+  /** Of a model with experts: the weight in training of the loss of an unbalanced load. */
+  readonly routerAuxLossCoef?: number;
   /** The LM head is the embedding, and `lmHead` is unused. */
   readonly tieWordEmbeddings: boolean;
   readonly maxPositionEmbeddings: number;

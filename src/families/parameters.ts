@@ -127,6 +127,18 @@ export function parameterCount(config: ModelConfig): number {
   return parameterSpecs(config).reduce((sum, { shape }) => sum + countOf(shape), 0);
 }
 
+/** Parameters that one token passes, and those of them that are trained: of a layer's experts, only the token's own. */
+export function activeCount(config: ModelConfig): { readonly all: number; readonly trained: number } {
+  const unused = layersOf(config).flatMap(({ mlp }) =>
+    isExperts(mlp) ? expertBlocks(mlp).flatMap((specs) => specs.slice(mlp.perToken)) : [],
+  );
+  const count = (specs: readonly ParameterSpec[]) => specs.reduce((sum, { shape }) => sum + countOf(shape), 0);
+  return {
+    all: parameterCount(config) - count(unused),
+    trained: trainedCount(config) - count(unused.filter(({ trainable }) => trainable)),
+  };
+}
+
 /** The sizes that determine a model's buffers. */
 function sizesOf(config: ModelConfig): (readonly [what: string, size: number | boolean])[] {
   const { vocabSize, hiddenSize, numLayers } = config;

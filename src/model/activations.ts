@@ -18,6 +18,7 @@ import {
   type LayerGradients,
   layersTable,
 } from "./layer-buffers.ts";
+import { routeElements } from "./routes.ts";
 
 /** The sizes of passes. */
 export interface PassSizes {
@@ -27,11 +28,12 @@ export interface PassSizes {
   readonly longestPrompt: number;
 }
 
-function inputTable({ tokens: T }: PassSizes) {
+function inputTable(config: ModelConfig, { tokens: T }: PassSizes) {
   return {
     tokens: ["tokens", "int32", [T]],
     positions: ["positions", "int32", [T]],
     segments: ["segments", "int32", [T, 4]],
+    routes: ["expert routes", "int32", [routeElements(config, T)]],
   } satisfies BufferTable<string>;
 }
 
@@ -104,7 +106,7 @@ export function planForward<S extends PassSizes, F extends string, B extends str
   const { device, config, dtype, sizes } = options;
   const place = placeOf(options, staged);
   const act = device.activationDType(dtype);
-  const bindInput = planBuffers(plan, place, inputTable(sizes));
+  const bindInput = planBuffers(plan, place, inputTable(config, sizes));
   const bindLayer = planBuffers(plan, place, layersTable(config, act, sizes.tokens));
   const bindHead = planBuffers(plan, place, head.forward(config, act, sizes));
   return (tensors) => ({

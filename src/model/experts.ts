@@ -21,8 +21,14 @@ function weightsOf([first, ...others]: readonly Weight[]): ExpertWeights {
 const gradientsOf = (gradients: ParameterGradients, [first]: readonly Weight[]): Tensor | null =>
   gradientOf(gradients, first!);
 
-function routesOf(b: LayerBuffers): Routes {
-  return { weights: b.routeWeights, experts: b.routeExperts, probabilities: b.routeProbabilities };
+function routesOf(b: LayerBuffers, experts: Tensor): Routes {
+  return { weights: b.routeWeights, experts, probabilities: b.routeProbabilities };
+}
+
+/** A layer's routes. */
+export interface LayerRoutes {
+  readonly experts: Tensor; // int32 (T, perToken)
+  readonly given: boolean;
 }
 
 function placesOf(b: LayerBuffers): PairPlaces {
@@ -34,12 +40,24 @@ function byPair(t: Tensor, width: number): Tensor {
   return reshape(t, [((t.shape[0] ?? 0) * (t.shape[1] ?? 0)) / width, width]);
 }
 
+/** The loss of an unbalanced load, on the device. */
+export interface BalanceBuffers {
+  readonly load: Tensor; // float32 (E): the sum of the rows' probabilities, over layers
+  readonly slopes: Tensor; // float32 (E)
+  readonly rowWeights: Tensor; // float32 (T)
+}
+
 /** postNormed → routes → each pair's output, before it is weighed. */
-export function* forwardExperts({ device: { ops } }: Model, mlp: Experts<Weight>, b: LayerBuffers): Pieces {
+export function* forwardExperts(
+  { device: { ops } }: Model,
+  mlp: Experts<Weight>,
+  b: LayerBuffers,
+  { experts, given }: LayerRoutes,
+): Pieces {
   const { intermediateSize: F, normalized } = mlp;
-  const [routes, places] = [routesOf(b), placesOf(b)];
+  const [routes, places] = [routesOf(b, experts), placesOf(b)];
   ops.matmulForward(b.routeLogits, b.postNormed, mlp.router, null);
-  ops.routeForward(routes, b.routeLogits, normalized);
+  ops.routeForward(routes, b.routeLogits, normalized, given);
   ops.dispatch(places, routes.experts);
   ops.gatherPairs(b.pairInputs, b.postNormed, places);
   const [gateUp, glu] = [byPair(b.gateUp, 2 * F), byPair(b.glu, F)];
@@ -71,9 +89,11 @@ export function* backwardExperts(
   mlp: Experts<Weight>,
   b: LayerBuffers,
   g: Pick<LayerGradients, "dresidual" | "dnormed" | "dglu" | "dgateUp" | "dpairs" | "drouteWeights" | "drouteLogits">,
+  experts: Tensor,
+  balance: BalanceBuffers | null,
 ): Pieces {
   const { intermediateSize: F, normalized, router } = mlp;
-  const [routes, places] = [routesOf(b), placesOf(b)];
+  const [routes, places] = [routesOf(b, experts), placesOf(b)];
   const [glu, gateUp, dglu, dgateUp] = [b.glu, b.gateUp, g.dglu, g.dgateUp].map((t, i) =>
     byPair(t, i % 2 === 0 ? F : 2 * F),
   ) as [Tensor, Tensor, Tensor, Tensor];
@@ -95,6 +115,7 @@ export function* backwardExperts(
   }
   ops.scatterPairs(g.dnormed, g.dpairs, places);
   ops.routeBackward(g.drouteLogits, g.drouteWeights, routes, normalized);
+  if (balance) ops.balanceBackward(g.drouteLogits, routes.probabilities, balance.slopes, balance.rowWeights);
   const drouter = gradientOf(gradients, router);
   if (drouter) ops.matmulBackwardWeight(drouter, g.drouteLogits, b.postNormed, router);
   ops.matmulBackwardInput(g.dnormed, g.drouteLogits, router, true);

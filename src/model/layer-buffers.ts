@@ -16,6 +16,7 @@ import { type BuffersOf, type BufferTable, reshapeTo } from "../tensor/buffers.t
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { Stage } from "../tensor/plan.ts";
 import { reshape, rows, type Tensor } from "../tensor/tensor.ts";
+import { routeShape } from "./routes.ts";
 
 /**
  * Widths of a layer's rows; `headNorms`, `attentionNorm` and `mlpNorm` are 1 if the layer has them. `E` and `perToken` are
@@ -69,7 +70,6 @@ function productTable(widths: Widths, act: ComputeDType, T: number) {
     // Of a layer with experts, P = T · perToken pairs of a token and an expert.
     routeProbabilities: ["expert probabilities", "float32", E ? [T, E] : [1], MLP],
     routeWeights: ["expert weights", "float32", E ? [T, perToken] : [1], MLP],
-    routeExperts: ["experts", "int32", E ? [T, perToken] : [1], MLP],
     pairOffsets: ["pairs of experts", "int32", [E + 1], MLP],
     pairOrder: ["pair order", "int32", E ? [T * perToken] : [1], MLP],
     pairPlaces: ["pair places", "int32", E ? [T, perToken] : [1], MLP],
@@ -134,8 +134,13 @@ export function gradientTable(
   const elements = layersOf(config).map(({ attention }) => device.attentionScratchElements(attention.shape));
   const scratch = [Math.max(longestPrompt, T), Math.max(...elements)] as const;
   const grad = device.gradientDType(dtype);
+  const E = routeShape(config)?.experts ?? 1;
   return {
     inputs: ["layer inputs", "float32", [config.numLayers, T, config.hiddenSize]],
+    // For the loss of an unbalanced load of experts.
+    load: ["expert load", "float32", [E]],
+    slopes: ["slopes of the load", "float32", [E]],
+    rowWeights: ["row weights", "float32", E > 1 ? [T] : [1]],
     ...layerGradientTable(widest(config), grad, T, scratch, grad === device.activationDType(dtype)),
   } satisfies BufferTable<string>;
 }

@@ -10,7 +10,14 @@ import type { Pieces } from "../device/breathe.ts";
 import type { AttentionShape, Device, HeadTransform, Weight } from "../device/device.ts";
 import { isExperts, type Layer, type Linear } from "../families/layer.ts";
 import { columns, type Tensor } from "../tensor/tensor.ts";
-import { addExperts, backwardExperts, forwardExperts, recomputeExperts } from "./experts.ts";
+import {
+  addExperts,
+  type BalanceBuffers,
+  backwardExperts,
+  forwardExperts,
+  type LayerRoutes,
+  recomputeExperts,
+} from "./experts.ts";
 import {
   type KeptActivations,
   keptActivations,
@@ -22,6 +29,7 @@ import {
 } from "./layer-buffers.ts";
 import { backwardGroup, backwardLinear, forwardGroup, forwardLinear } from "./linear.ts";
 import { gradientOf, type LinearGroup, type Model, type ParameterGradients } from "./model.ts";
+import { layerRoutes, type Routing } from "./routes.ts";
 
 /**
  * Attention of one layer: reads q, k and v as their products leave them (`qkvRaw`), transforms them into `qkv`, and writes
@@ -82,12 +90,12 @@ export function forwardHeads({ ops }: Device, b: LayerBuffers, transform: HeadTr
 }
 
 /** residual → what the MLP adds to it, but for the last product or, of experts, the weighed sum. */
-function* forwardGlu(model: Model, layer: number, b: LayerBuffers): Pieces {
+function* forwardGlu(model: Model, layer: number, b: LayerBuffers, routes: LayerRoutes | null): Pieces {
   const { device, weights } = model;
   const { postNorm, mlp } = weights.layers[layer]!;
   forwardNorm(model, b.postNormed, b.postRstd, b.residual, postNorm);
   if (isExperts(mlp)) {
-    yield* forwardExperts(model, mlp, b);
+    yield* forwardExperts(model, mlp, b, routes!);
     return;
   }
   yield* forwardGroup(model, b.gateUp, b.postNormed, weights.groups[layer]!.gateUp);
@@ -124,7 +132,22 @@ function forwardOutput(model: Model, output: Output, b: LayerBuffers, x: Tensor)
   device.ops.add(b.residual, b.added);
 }
 
-/** One layer on the residual stream's rows, one per position, in place. `kept` takes what backward will need. */
+/** The layer's part of a pass's routes; null if it has no experts. */
+function routesOf(
+  { weights: { layers } }: Model,
+  layer: number,
+  routing: Routing | null,
+  T: number,
+): LayerRoutes | null {
+  if (!isExperts(layers[layer]!.mlp)) return null;
+  if (!routing) throw new Error(`layer ${layer} has experts and no buffer for their routes`);
+  return { experts: layerRoutes(routing, layers, layer, T), given: routing.given };
+}
+
+/**
+ * One layer on the residual stream's rows, one per position, in place. `kept` takes what backward will need; `routing` is
+ * used by layers with experts, and the probabilities of all experts are added to `balance`.
+ */
 export function* forwardLayer(
   model: Model,
   layer: number,
@@ -132,20 +155,25 @@ export function* forwardLayer(
   positions: Tensor, // (T)
   attend: Attend,
   kept: KeptActivations | null = null,
+  routing: Routing | null = null,
+  balance: BalanceBuffers | null = null,
 ): Pieces {
   const { device } = model;
   const weights = model.weights.layers[layer]!;
-  const b = { ...layerBuffers(buffers, model.config, weights, positions.shape[0] ?? 0), ...kept };
+  const T = positions.shape[0] ?? 0;
+  const b = { ...layerBuffers(buffers, model.config, weights, T), ...kept };
+  const routes = routesOf(model, layer, routing, T);
   const products = yield* forwardProducts(model, layer, b);
   attend(layer, products, headTransform(model, layer, positions), weights.attention.shape);
   yield;
   forwardOutput(model, attentionOutput(weights, b), b, b.attention);
   yield;
   if (kept) device.ops.cast(kept.afterAttention, b.residual);
-  yield* forwardGlu(model, layer, b);
+  yield* forwardGlu(model, layer, b, routes);
   const output = mlpOutput(weights, b);
   if (output) forwardOutput(model, output, b, b.glu);
   else addExperts(model, b);
+  if (routes && balance) device.ops.balanceForward(balance.load, b.routeProbabilities, balance.rowWeights);
   yield;
 }
 
@@ -157,6 +185,7 @@ function* recompute(
   input: Tensor,
   positions: Tensor,
   segments: Tensor,
+  routes: LayerRoutes | null,
 ): Pieces {
   const { device, config } = model;
   const weights = model.weights.layers[layer]!;
@@ -169,7 +198,7 @@ function* recompute(
   yield;
   forwardOutput(model, attentionOutput(weights, b), b, b.attention);
   yield;
-  yield* forwardGlu(model, layer, b);
+  yield* forwardGlu(model, layer, b, routes);
   const output = mlpOutput(weights, b);
   if (!output?.norm) return;
   yield;
@@ -248,6 +277,8 @@ export function* backwardLayer(
   gradients: ParameterGradients,
   positions: Tensor, // (T)
   segments: Tensor, // (S, 4)
+  routing: Routing | null = null,
+  balance: BalanceBuffers | null = null,
 ): Pieces {
   const { device } = model;
   const { ops } = device;
@@ -261,13 +292,16 @@ export function* backwardLayer(
   const g = layerGradientBuffers(activations.gradient, model, weights, b);
   const input = layerInput(activations.gradient, layer, T);
 
+  // The forward pass has chosen the experts.
+  const routes = routesOf(model, layer, routing && { ...routing, given: true }, T);
+
   if (kept) yield* recomputeElementwise(model, weights, b, input);
-  else yield* recompute(model, layer, b, input, positions, segments);
+  else yield* recompute(model, layer, b, input, positions, segments, routes);
 
   const groups = model.weights.groups[layer]!;
   // dglu may take the place of glu, and dgateUp that of gateUp: each is read for the last time before.
   if (isExperts(mlp)) {
-    yield* backwardExperts(model, gradients, mlp, b, g);
+    yield* backwardExperts(model, gradients, mlp, b, g, routes!.experts, balance);
     const dpost = gradientOf(gradients, postNorm!);
     ops.rmsnormBackward(g.dresidual, dpost, g.dnormed, b.residual, postNorm!, b.postRstd, g.dresidual);
   } else {

@@ -25,6 +25,8 @@ test("an example, number by number", () => {
     entryTargets: Int32Array.of(10, 11, 12, 20, 30, 31, 40, 41),
     completions: Int32Array.of(0, 1, 2, 3),
     entryStarts: Int32Array.of(0, 3, 4, 6, 8),
+    rowWeights: Float32Array.of(3, 3, 3, 1, 1, 1, 1, 1),
+    routes: null,
   });
 });
 
