@@ -397,7 +397,12 @@ def make(index, name, folder, tokenizer):
     weights = dict(trained.named_parameters())
     save_like_checkpoint(trained, weights, folder, "updated-grpo.safetensors")
     case = {
-        "config": {**LOSS, "router_aux_loss_coef": router_aux_loss}
+        # TRL has each step's router choose anew.
+        "config": {
+            **LOSS,
+            "router_aux_loss_coef": router_aux_loss,
+            "router_replay": False,
+        }
         if "moe" in name
         else LOSS,
         "advantages": advantages.tolist(),
