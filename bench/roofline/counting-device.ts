@@ -105,6 +105,7 @@ export function countingDevice(
     numericsKey: "counting",
     exactlyOnPolicy: false,
     queuesWork: false,
+    peers: null,
     microBatchTokens: microBatchTokens(totalBytes),
     ...headChunks(totalBytes),
     ops,

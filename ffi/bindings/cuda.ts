@@ -29,6 +29,7 @@ const signatures = {
   cuDeviceGetName: "name:ptr len:i32 dev:i32",
   cuDeviceGetAttribute: "pi:ptr attrib:i32 dev:i32",
   cuDeviceTotalMem_v2: "bytes:ptr dev:i32",
+  cuDeviceGetUuid_v2: "uuid:ptr dev:i32",
 
   cuDevicePrimaryCtxRetain: "pctx:ptr dev:i32",
   cuDevicePrimaryCtxRelease_v2: "dev:i32",

@@ -1,6 +1,6 @@
 /**
  * Finds and loads NVIDIA's shared libraries: from a toolkit, conda, a Python environment or the driver, in versions 13 and 12.
- * The tables of symbols are in cuda.ts, cublas.ts and nvrtc.ts; this file binds them, and counts calls and time per symbol if
+ * The tables of symbols are in cuda.ts, cublas.ts, nvrtc.ts and nccl.ts; this file binds them, and counts calls and time per symbol if
  * tracing is on. Linux only: NVIDIA has no driver for macOS.
  */
 import { dlopen, FFIType, suffix } from "bun:ffi";
@@ -180,6 +180,7 @@ export type Calls<T> = Readonly<Record<keyof T, Call>>;
 /**
  * The symbols of a library as functions. Names in `textual` return the address of a text, all others a status.
  *
+ * @param versions of the library that have all symbols, for the message
  * @throws RunError if the library cannot be loaded or lacks a symbol
  */
 export function bindLibrary<T extends Readonly<Record<string, string>>>(
@@ -187,6 +188,7 @@ export function bindLibrary<T extends Readonly<Record<string, string>>>(
   signatures: T,
   textual: readonly (keyof T)[],
   trace: Trace | null,
+  versions = "version 12 or 13",
 ): Calls<T> {
   const names = Object.keys(signatures);
   const table = Object.fromEntries(
@@ -199,7 +201,7 @@ export function bindLibrary<T extends Readonly<Record<string, string>>>(
   try {
     symbols = dlopen(path, table).symbols as unknown as Record<string, Call>;
   } catch (error) {
-    throw new RunError(`${path}: cannot be used (${errorText(error)}); install version 12 or 13 of it`);
+    throw new RunError(`${path}: cannot be used (${errorText(error)}); install ${versions} of it`);
   }
   return Object.fromEntries(names.map((name) => [name, traced(trace, name, symbols[name]!)])) as Calls<T>;
 }

@@ -14,7 +14,7 @@ import { againstFirst, trainingEvaluation } from "../eval/report.ts";
 import { auxLossCoef } from "../model/expert-load.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { createRewardPool } from "../rewards/pool/pool.ts";
-import { type OnDevice, onDevice, withDevice } from "../run/device.ts";
+import { type OnDevice, onDevice, withTeamDevice } from "../run/device.ts";
 import { openTrainingProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import type { RunOutcome } from "../run/run.ts";
@@ -31,7 +31,17 @@ import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Control } from "./control.ts";
 import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
 import { openPublisher, type Publisher } from "./publish.ts";
-import { comparable, noOutput, onRank, type Placed, poolSize, requireSame, weightsOf, withRanks } from "./ranks.ts";
+import {
+  comparable,
+  noOutput,
+  onRank,
+  type Placed,
+  poolSize,
+  requireRoom,
+  requireSame,
+  weightsOf,
+  withRanks,
+} from "./ranks.ts";
 import type { RunResult } from "./train.ts";
 
 /** Everything that `grpo sft` does. @throws InputError, RunError */
@@ -110,7 +120,7 @@ async function sftInto(
   const evaluated = evalProblems && evaluatedProblems(config, evalProblems, context);
   const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000, size: poolSize(team) });
   try {
-    return await withDevice(config, control.console.note, async (device) => {
+    return await withTeamDevice(config, team, control.console.note, async (device) => {
       const settled = { ...onDevice(config, device), maxLength };
       const tenants = (plan: SessionPlan) => planTenants(plan, settled, { checkpoint, startFolder }, evaluated, team);
       const planned = planSession(device, tenants, control.console.note);
@@ -122,6 +132,7 @@ async function sftInto(
         "number of rows": problems.dataset.numRows,
         processor: device.numericsKey,
       }));
+      await requireRoom(ranks, planned.memory, device);
       return withSession(planned, async ({ policy, rollout }) => {
         await requireSame(ranks, () => weightsOf({ policy }));
         output.begin({

@@ -44,7 +44,7 @@ import {
   trackerSettings,
 } from "./settings/output.ts";
 import { presetSettings } from "./settings/preset.ts";
-import { gradientShardSettings, rankSettings } from "./settings/ranks.ts";
+import { rankSettings, stepRankSettings } from "./settings/ranks.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 import {
   answerSettings,
@@ -87,7 +87,7 @@ const train = {
     ...microBatchSettings,
     ...checkpointingSettings,
   },
-  Ranks: { ...rankSettings, ...gradientShardSettings },
+  Ranks: { ...rankSettings, ...stepRankSettings },
   Advantages: advantageSettings,
   Loss: { ...presetSettings, ...lossSettings, ...routerSettings, ...replaySettings },
   Critic: { ...criticSettings, ...ppoSettings },
@@ -121,7 +121,7 @@ export const commandSections = {
       ...microBatchSettings,
       ...checkpointingSettings,
     },
-    Ranks: { ...rankSettings, ...gradientShardSettings },
+    Ranks: { ...rankSettings, ...stepRankSettings },
     Loss: routerSettings,
     Optimizer: { ...optimizerSettings, learning_rate: withDefault(optimizerSettings.learning_rate, 2e-5) },
     Evaluation: {

@@ -364,6 +364,33 @@ export interface Ops {
   scatterRows(dx: Tensor, dy: Tensor, index: Tensor): void;
 }
 
+/** Devices of several processes that exchange their memory directly. */
+export interface PeerGroup {
+  /**
+   * Sends packed tensors to every process and receives as many as each sends, in order, after all queued work; entries of the
+   * process itself are not used. Resolves when the tensors have arrived.
+   *
+   * @throws what `requireAll` throws, or RunError
+   */
+  exchange(send: readonly (readonly Tensor[])[], receive: readonly (readonly Tensor[])[]): Promise<void>;
+}
+
+/** The way to the devices of other processes. */
+export interface PeerDevices {
+  /** The group that was joined; null: none. */
+  readonly group: PeerGroup | null;
+  /** What they are reached by, which must be the same for all, and the name of this device; or why they cannot be reached. */
+  survey(): { readonly library: string; readonly device: string } | { readonly missing: string };
+  /** Names a new group; one process does it for all. */
+  createId(): Uint8Array;
+  /**
+   * Joins a group; all its processes do.
+   *
+   * @param requireAll throws if a process has failed: called again and again while there is something to wait for
+   */
+  join(id: Uint8Array, rank: number, size: number, requireAll: () => void): Promise<void>;
+}
+
 export interface Device {
   readonly kind: "cpu" | "cuda";
   /** One line for logs: processor, instruction path, threads. */
@@ -458,6 +485,8 @@ export interface Device {
   replay(key: string): Promise<void>;
   /** Drops recordings whose keys begin with `prefix`. */
   forget(prefix: string): void;
+  /** null: it computes in the host's memory, which other ways lead to. */
+  readonly peers: PeerDevices | null;
   /** Frees everything that the device holds; it cannot be used afterwards. */
   close(): void;
 }

@@ -15,7 +15,7 @@ import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { solo, type Team } from "../ranks/ranks.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
 import type { RolloutLimits } from "../rollout/buffers.ts";
-import { type OnDevice, onDevice, openRunDevice } from "../run/device.ts";
+import { type OnDevice, onDevice, openTeamDevice } from "../run/device.ts";
 import { openTrainingProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import { trainedAdapters } from "../session/adapters.ts";
@@ -195,7 +195,7 @@ export async function setUpTraining(
       );
     const longest = Math.max(problems.longestPrompt(), evalProblems?.longestPrompt() ?? 1);
     const longestPrompt = Math.min(longest, context - maxCompletionLength);
-    const device = open.add(await openRunDevice(config, note));
+    const device = open.add(await openTeamDevice(config, team, note));
     const settled = onDevice(config, device);
     const sizes = { longestPrompt, evaluates: evalProblems !== null, ranks: team.ranks.size };
     const models = await trainingModels(settled, { startFolder, weightsFolder }, batch, sizes, note);
@@ -230,10 +230,14 @@ export async function setUpTraining(
   }
 }
 
-/** The plan of the same run under other settings of memory: what decides about rows, prompts and device must be the same. */
+/**
+ * The plan of the same run under other settings of memory, or of another of its ranks: what decides about rows, prompts and
+ * device must be the same.
+ */
 export async function planAgain(
-  { device, startFolder, evalProblems, longestPrompt, team }: TrainingSetup,
+  { device, startFolder, evalProblems, longestPrompt, team: own }: TrainingSetup,
   config: TrainConfig,
+  team: Team = own,
 ): Promise<PlannedSession<TrainingTenants>> {
   const models = await trainingModels(
     onDevice(config, device),

@@ -6,7 +6,7 @@ import { breathe } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { RunError } from "../errors.ts";
 import { bindBlock, planBlock } from "../tensor/blocks.ts";
-import type { ComputeDType, DType } from "../tensor/dtype.ts";
+import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import { rows, type Tensor, tensor } from "../tensor/tensor.ts";
 
@@ -36,16 +36,25 @@ export function optimizerSettings(settings: AdamSettings): OptimizerSettings {
 export interface OptimizedParameter {
   readonly weight: Weight;
   readonly decays: boolean;
+  readonly gradient: Tensor;
+}
+
+/** Elements of a parameter that this process updates: all of them, or with several ranks some. */
+export interface OptimizedPart extends OptimizedParameter {
+  /** The parameter's name, and its first element of these. */
+  readonly name: string;
+  readonly from: number;
   /** For a float32 model, the parameter itself; else float32 or its lower half (Device.masterDType). */
   readonly master: Tensor;
   readonly m: Tensor;
   readonly v: Tensor;
-  readonly gradient: Tensor;
 }
 
 export interface OptimizerState {
   /** The trained parameters. */
   readonly parameters: readonly OptimizedParameter[];
+  /** What a step updates. */
+  readonly parts: readonly OptimizedPart[];
   /** By name, of each parameter and of each block of several; null for a parameter that is not trained. */
   readonly gradients: ReadonlyMap<string, Tensor | null>;
   /** Steps taken, for the bias correction. */
@@ -75,10 +84,19 @@ interface OptimizerOwner {
   readonly phase: Phase;
 }
 
+/** Elements of one parameter, by its name. */
+interface Range {
+  readonly name: string;
+  readonly from: number;
+  readonly count: number;
+}
+
 /**
  * Adds masters (for bfloat16 parameters), moments and gradients of trained parameters to the plan, in the blocks of the
  * parameters; the returned function binds them after allocation, given the parameters, and keeps their order. Gradients
  * are live only during the owner's phase. A block that is trained in part has no gradient as a whole.
+ *
+ * @param owned the elements that this process updates, which alone have masters and moments; null: all
  */
 export function planOptimizer(
   plan: PlanBuilder,
@@ -86,6 +104,7 @@ export function planOptimizer(
   blocks: readonly Specifications[],
   dtype: ComputeDType,
   { prefix, phase }: OptimizerOwner = { prefix: "", phase: "update" },
+  owned: readonly Range[] | null = null,
 ): (tensors: ReadonlyMap<string, Tensor>, weights: readonly Weight[]) => OptimizerState {
   const whole = ({ parts }: Specifications) => parts.every(({ trainable }) => trainable);
   const trained = blocks
@@ -95,61 +114,77 @@ export function planOptimizer(
       name,
       parts: parts.map((part) => ({ name: part.name, elements: device.parameterElements(part.shape, dtype) })),
     }));
-  for (const block of trained) {
-    const add = (
-      group: string,
-      own: string,
-      lifetime: "always" | readonly Phase[] = "always",
-      type: DType = "float32",
-    ) => planBlock(plan, [`${prefix}${group}`, `${prefix}${own}`, type], block, lifetime);
-    if (dtype !== "float32") add("master weights", "master", "always", device.masterDType);
-    add("Adam moments", "m");
-    add("Adam moments", "v");
-    add("gradients", "gradient", [phase]);
-  }
+  const types: Readonly<Record<"master" | "m" | "v", DType>> = {
+    ...{ master: device.masterDType, m: "float32", v: "float32" },
+  };
+  const groups = { master: "master weights", m: "Adam moments", v: "Adam moments" };
+  const kinds = (["master", "m", "v"] as const).filter((kind) => kind !== "master" || dtype !== "float32");
+  // What is owned lies side by side, as one block.
+  const ranges = owned?.map(({ name, from, count }) => ({ name: `${name} ${from}`, elements: count }));
+  const kept = ranges ? [{ name: "owned", parts: ranges }] : trained;
+  for (const kind of kinds)
+    for (const block of kept)
+      planBlock(plan, [`${prefix}${groups[kind]}`, `${prefix}${kind}`, types[kind]], block, "always");
+  for (const block of trained) planBlock(plan, [`${prefix}gradients`, `${prefix}gradient`, "float32"], block, [phase]);
   const decays = new Map(blocks.flatMap(({ parts }) => parts.map((part) => [part.name, part.decays])));
   const count = trained.reduce((sum, { parts }) => sum + parts.length, 0);
   const sums = `${prefix}sums of squares`;
   plan.add(`${prefix}optimizer scalars`, sums, "float64", [count]);
   return (tensors, weights) => {
-    const all = (own: string) => new Map(trained.flatMap((block) => [...bindBlock(tensors, `${prefix}${own}`, block)]));
-    const [m, v, gradient] = [all("m"), all("v"), all("gradient")];
-    const masters = dtype === "float32" ? null : all("master");
+    const bound = (own: string, all: typeof kept) =>
+      new Map(all.flatMap((block) => [...bindBlock(tensors, `${prefix}${own}`, block)]));
+    const gradient = bound("gradient", trained);
+    const buffers = new Map(kinds.map((kind) => [kind, bound(kind, kept)]));
     const parameters = weights
       .filter(({ name }) => gradient.has(name))
-      .map((weight): OptimizedParameter => {
-        const { name, address, elements } = weight;
-        const master = masters?.get(name) ?? tensor(name, address, "float32", [elements]);
-        const own = { master, m: m.get(name)!, v: v.get(name)!, gradient: gradient.get(name)! };
-        return { weight, decays: decays.get(name)!, ...own };
-      });
+      .map((weight) => ({ weight, decays: decays.get(weight.name)!, gradient: gradient.get(weight.name)! }));
     if (parameters.length !== count) throw new Error(`${count} trained parameters, ${parameters.length} of them given`);
     const gradients = new Map<string, Tensor | null>([...decays.keys()].map((name) => [name, null]));
     for (const [name, buffer] of gradient) gradients.set(name, buffer);
-    return { parameters, gradients, step: 0, sums: tensors.get(sums)! };
+    const part = (parameter: OptimizedParameter, from: number, elements: number, key: string): OptimizedPart => {
+      const weight = elementsOf(parameter.weight, from, elements);
+      const own = tensor(weight.name, weight.address, weight.dtype, [elements]);
+      return {
+        ...{ weight, name: weight.name, from, decays: parameter.decays },
+        gradient: rows(parameter.gradient, from, elements),
+        ...{ master: buffers.get("master")?.get(key) ?? own, m: buffers.get("m")!.get(key)! },
+        v: buffers.get("v")!.get(key)!,
+      };
+    };
+    const byName = new Map(parameters.map((parameter) => [parameter.weight.name, parameter]));
+    const parts = owned
+      ? owned.map(({ name, from, count: own }) => part(byName.get(name)!, from, own, `${name} ${from}`))
+      : parameters.map((parameter) => part(parameter, 0, parameter.weight.elements, parameter.weight.name));
+    return { parameters, parts, gradients, step: 0, sums: tensors.get(sums)! };
   };
 }
 
-/** Elements of each trained parameter, padding included. */
-export function trainedElements(
+/** Some elements of a parameter, in its own layout: for what is elementwise. */
+export function elementsOf(weight: Weight, from: number, count: number): Weight {
+  const address = weight.address + from * bytesPerElement(weight.dtype);
+  return { ...weight, address, elements: count };
+}
+
+/** The trained parameters with their elements, padding included. */
+export function trainedSizes(
   device: Pick<Device, "parameterElements">,
   blocks: readonly Specifications[],
   dtype: ComputeDType,
-): number[] {
+): { readonly name: string; readonly elements: number }[] {
   return blocks
     .flatMap(({ parts }) => parts.filter(({ trainable }) => trainable))
-    .map(({ shape }) => device.parameterElements(shape, dtype));
+    .map(({ name, shape }) => ({ name, elements: device.parameterElements(shape, dtype) }));
 }
 
 /** A parameter's masters, to be saved and loaded like the parameter. */
-export function mastersOf({ weight, master }: Pick<OptimizedParameter, "weight" | "master">): Weight {
+export function mastersOf({ weight, master }: Pick<OptimizedPart, "weight" | "master">): Weight {
   const own: Weight = { ...weight, address: master.address, dtype: "float32", layoutOf: weight.dtype };
   return master.dtype === "float32" ? own : { ...own, upper: weight.address };
 }
 
 /** Sets masters to the parameters. Moments are zero, as new memory is, and so are lower halves of masters. */
 export function startOptimizer({ ops, masterDType }: Device, state: OptimizerState): void {
-  for (const { weight, master } of state.parameters)
+  for (const { weight, master } of state.parts)
     if (weight.dtype !== "float32" && masterDType === "float32")
       ops.cast(master, tensor(weight.name, weight.address, weight.dtype, [weight.elements]));
 }
@@ -199,7 +234,7 @@ export async function optimizerStep(
   const { maxGradNorm } = settings;
   const gradientScale = maxGradNorm > 0 ? Math.min(1, maxGradNorm / (norm + 1e-6)) : 1;
   state.step++;
-  for (const { weight, decays, master, m, v, gradient } of state.parameters) {
+  for (const { weight, decays, master, m, v, gradient } of state.parts) {
     device.ops.adamw(weight, master, m, v, gradient, {
       ...settings,
       learningRate,

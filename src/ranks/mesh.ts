@@ -77,6 +77,7 @@ export function createMesh(joined: Joined, options: WatchOptions): MetRanks {
   return {
     rank,
     size,
+    exchanges: true,
     gather,
     async first(what, value) {
       const [answer] = await gather(what, rank === 0 ? { value: await value() } : null);
@@ -93,6 +94,10 @@ export function createMesh(joined: Joined, options: WatchOptions): MetRanks {
         // The end of a link is known to the watch.
         throw watch.failure ?? new RunError(`an exchange between ranks failed (${errorText(error)})`);
       }
+      if (watch.failure) throw watch.failure;
+    },
+    waitFor: waiting,
+    requireAll() {
       if (watch.failure) throw watch.failure;
     },
     askToStop: watch.ask,

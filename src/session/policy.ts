@@ -14,14 +14,14 @@ import {
 } from "../model/activations.ts";
 import { type Activations, lmHead, logprobSizes } from "../model/lm-head.ts";
 import type { Model } from "../model/model.ts";
-import { type OptimizerState, planOptimizer, startOptimizer, trainedElements } from "../optim/adamw.ts";
+import { type OptimizerState, planOptimizer, startOptimizer, trainedSizes } from "../optim/adamw.ts";
 import type { Division } from "../ranks/ranks.ts";
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { AdapterPlan } from "./adapters.ts";
 import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
-import { type GradientShards, planGradientShards } from "./gradient-shards.ts";
+import { type GradientShards, ownedRanges, planGradientShards } from "./gradient-shards.ts";
 import { computeDType, type PlannedModel, planModel, planPass } from "./planned-model.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
 
@@ -88,8 +88,10 @@ export function planTraining(
 ): PlannedTraining {
   const { device, memory } = plan;
   const blocks = parameterBlocks(policy.config, device.rowBlock);
-  const bindOptimizer = planOptimizer(memory, device, blocks, policy.dtype);
-  const bindShards = planGradientShards(memory, device, division, trainedElements(device, blocks, policy.dtype));
+  const trained = trainedSizes(device, blocks, policy.dtype);
+  const owned = ownedRanges(division, trained);
+  const bindOptimizer = planOptimizer(memory, device, blocks, policy.dtype, undefined, owned);
+  const bindShards = planGradientShards(memory, device, division, trained);
   const passes = planLogprobs(plan, policy, sizes, "update", true);
   const bindActivations = planForwardBackward(memory, lmHead, passes, keepLayers(plan, checkpointing));
   return {

@@ -13,7 +13,7 @@ import type { MetricsRecord } from "../metrics/metrics-file.ts";
 import { balanced, loadMetrics, loadOfPass } from "../model/expert-load.ts";
 import { forwardBackward } from "../model/lm-head.ts";
 import type { MicroBatch, PackedGroup } from "../model/micro-batches.ts";
-import { optimizerSettings, optimizerStep } from "../optim/adamw.ts";
+import { optimizerSettings } from "../optim/adamw.ts";
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import type { Team } from "../ranks/ranks.ts";
 import { type BestState, bestState } from "../run/best-checkpoint.ts";
@@ -21,7 +21,7 @@ import type { OnDevice } from "../run/device.ts";
 import type { ProblemSource } from "../run/prompts.ts";
 import { keepRun, type RunOptions, type RunOutcome, type Turn } from "../run/run.ts";
 import type { TrainedModels } from "../session/checkpointing.ts";
-import { passesOf } from "../session/gradient-shards.ts";
+import { passesOf, stepAfter } from "../session/gradient-shards.ts";
 import { anonymousBytes } from "../session/memory.ts";
 import type { TrainedModel } from "../session/policy.ts";
 import { routed } from "../session/step-routes.ts";
@@ -99,7 +99,7 @@ async function learn(policy: TrainedModel, given: readonly PackedGroup[], config
       load![i]! += pairs;
     });
   }
-  const norm = await optimizerStep(model.device, optimizer, optimizerSettings(config), lr, passes.norm);
+  const norm = await stepAfter(model.device, policy, passes, optimizerSettings(config), lr);
   const metrics = {
     ...{ loss: loss + balanceLoss, grad_norm: norm, learning_rate: lr, entropy },
     ...(experts?.slopes && { aux_loss: balanceLoss / experts.coef }),

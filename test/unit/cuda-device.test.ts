@@ -473,7 +473,7 @@ describe("statuses", () => {
 
 describe("description of the GPU", () => {
   const gpu = (name: string, computeCapability: number, multiprocessors: number, megahertz: number): GpuFacts => ({
-    ...{ ordinal: 0, name, totalBytes: 2 ** 34, clockKilohertz: 1000 * megahertz },
+    ...{ ordinal: 0, uuid: "", name, totalBytes: 2 ** 34, clockKilohertz: 1000 * megahertz },
     limits: { computeCapability, multiprocessors, sharedMemory: 0 },
   });
 

@@ -36,6 +36,7 @@ const sound: Machine = {
     gpus: [],
     cublas: { missing: "libcublas.so.13 or libcublas.so.12: not found; looked in here; install it" },
     nvrtc: { missing: "libnvrtc.so.13 or libnvrtc.so.12: not found; looked in here; install it" },
+    nccl: { missing: "libnccl.so.2: not found; looked in here; install it" },
   },
   folder: { path: "/run", free: 100 * GiB, writable: true },
   bundled: { model: true, problems: true },
@@ -250,6 +251,7 @@ describe("CUDA", () => {
     gpus: [gpu, { ...gpu, name: "Old GPU", computeCapability: "7.5", usable: false }],
     cublas: { version: "13.1.0", path: "/lib/libcublas.so.13" },
     nvrtc: { version: "13.0", path: "/lib/libnvrtc.so.13" },
+    nccl: { version: "2.31.2", path: "/lib/libnccl.so.2" },
   };
 
   test("driver, GPUs and libraries, each with version and path", () => {

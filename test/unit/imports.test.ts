@@ -51,7 +51,7 @@ const above: Readonly<Record<string, readonly string[]>> = {
     "ranks tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run",
   ),
   "src/api": words(
-    "ranks optim tokenizer metrics rewards hub data checkpoint model rollout session run dashboard eval sft grpo",
+    "ranks tensor optim tokenizer metrics rewards hub data checkpoint model rollout session run dashboard eval sft grpo",
   ),
   "src/index.ts": words("tokenizer rewards data grpo api"),
   bench: [

@@ -96,6 +96,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     masterDType: "uint16",
     decodeBucket: (sequences) => sequences,
     ...kernelSizes(library, threads),
+    peers: null,
     prepare() {}, // each thread grows its own scratch
     ...openParameters(library.kernels),
     ...openRecordings(library.record),

@@ -20,6 +20,7 @@ import { attentionScratchElements } from "./ops/attention-backward.ts";
 import { cudaOps } from "./ops.ts";
 import { openParameters } from "./parameters.ts";
 import { peakFlops } from "./peak.ts";
+import { openPeers } from "./peers.ts";
 import { openProducts } from "./products.ts";
 import { openRecordings } from "./recordings.ts";
 import type { CudaRuntime } from "./runtime.ts";
@@ -30,6 +31,8 @@ import { openTransfers } from "./transfers.ts";
 export interface CudaOptions {
   /** "cuda", or "cuda:1" for the second GPU that the driver shows. */
   readonly device?: string;
+  /** The process's place among the ranks of this machine, which "cuda" gives a GPU each. */
+  readonly localRank?: number;
   /** Counts calls and time per symbol and kernel; by default if $BUN_GRPO_TRACE is set. */
   readonly trace?: boolean;
   /** Searched for the libraries first. */
@@ -90,7 +93,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
   const kernelTrace: Trace | null = trace ? new Map() : null;
   const search = { folder: options.libraryFolder ?? null };
   const driver = openDriver(search, trace);
-  const facts = chooseGpu(listGpus(driver), options.device ?? "cuda");
+  const facts = chooseGpu(listGpus(driver), options.device ?? "cuda", options.localRank);
   // Libraries newer than the driver do not work with it.
   const versions = majorVersions.filter((major) => major <= Math.floor(driver.version / 1000));
   if (versions.length === 0)
@@ -125,6 +128,8 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
     const recordings = openRecordings(gpu, memory);
     closers.push(() => recordings.forget(""));
 
+    const peers = openPeers(gpu, search, trace);
+    closers.push(() => peers.close());
     const maps = openTensorMaps(gpu);
     closers.push(() => maps.close());
 
@@ -183,6 +188,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
         for (const [slot, bytes] of largestSlots(sizes, facts.limits).entries()) memory.scratch(slot, bytes);
       },
       ...openParameters(gpu, memory, ops),
+      peers,
       record: recordings.record,
       async replay(key) {
         kernels.timed("replay", () => recordings.replay(key));

@@ -106,7 +106,7 @@ export function createLearner(options: LearnerOptions): Learner {
     step++;
     control = nextEntropyControl(control, update.meanEntropy, config);
     if (reference && step % reference.everySteps === 0)
-      await mixReference(reference.model, policy.optimizer, reference.alpha);
+      await mixReference(reference.model, policy.optimizer, reference.alpha, policy.shards);
     const metrics = { ...update.metrics, ...valued };
     const { logprobs, entropies } = update;
     return { logprobs, entropies, metrics: { ...metrics, ...entropyMetrics(metrics, control, config) } };

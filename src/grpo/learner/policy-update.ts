@@ -14,9 +14,9 @@ import {
 } from "../../model/lm-head.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../../model/micro-batches.ts";
 import type { Model } from "../../model/model.ts";
-import { type AdamSettings, type OptimizerSettings, optimizerSettings, optimizerStep } from "../../optim/adamw.ts";
+import { type AdamSettings, type OptimizerSettings, optimizerSettings } from "../../optim/adamw.ts";
 import { divided, type Ranks } from "../../ranks/ranks.ts";
-import { passesOf } from "../../session/gradient-shards.ts";
+import { passesOf, stepAfter } from "../../session/gradient-shards.ts";
 import type { TrainedModel } from "../../session/policy.ts";
 import { routed } from "../../session/step-routes.ts";
 import type { LossCompletion, LossConfig, OwnLoss } from "../loss/config.ts";
@@ -207,7 +207,7 @@ export async function updateStep(
     });
     parts.push(result.metrics);
   }
-  const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate, passes.norm);
+  const norm = await stepAfter(device, policy, passes, settings.optimizer, learningRate);
   const metrics = {
     ...{ loss: loss + balanceLoss, grad_norm: norm, learning_rate: learningRate, ...foldMetrics(parts) },
     ...(experts?.slopes && { aux_loss: balanceLoss / experts.coef }),
