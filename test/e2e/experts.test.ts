@@ -23,6 +23,7 @@ import { withSession } from "../../src/session/session.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { firstGradients, folderOf } from "./golden.ts";
 import { logprobsApart } from "./logprob-line.ts";
+import { onRanks, ranksBytes, rankTraining } from "./rank-runs.ts";
 import { planGolden } from "./rollout-session.ts";
 import { bundledModel, fingerprint, grpo, metricsOf, problems, train, untimed, update, workFolder } from "./runs.ts";
 import { downloadTensors, readTensors, type Tensors, worstRelative } from "./tensors.ts";
@@ -322,5 +323,12 @@ describe("training", () => {
     });
     expect(fingerprint(again, "model.safetensors")).toBe(fingerprint(join(whole, "checkpoint-8"), "model.safetensors"));
     expect(untimed(metricsOf(stopped))).toEqual(untimed(metricsOf(whole)));
+  });
+
+  test("two ranks give the bytes of one", async () => {
+    const of = { ...rankTraining, ...flags, per_device_train_batch_size: 8, model, max_steps: 4 };
+    const [one, two] = [work.at("one rank"), work.at("two ranks")];
+    await Promise.all([onRanks(1, one, of), onRanks(2, two, of)]);
+    expect(ranksBytes(two)).toEqual(ranksBytes(one));
   });
 });
