@@ -6,17 +6,10 @@
  * Source: CUDA Driver API reference, https://docs.nvidia.com/cuda/cuda-driver-api/
  */
 
+import { bindLibrary, type Calls } from "./bind.ts";
 import type { Trace } from "./calls.ts";
 import { type NativeBlock, nativeBlock, textAt } from "./native.ts";
-import {
-  bindLibrary,
-  type Calls,
-  driverFolders,
-  findLibrary,
-  loadedFile,
-  NvidiaCallError,
-  type SearchOptions,
-} from "./nvidia-libraries.ts";
+import { driverFolders, findLibrary, loadedFile, NvidiaCallError, type SearchOptions } from "./nvidia-libraries.ts";
 
 const signatures = {
   cuInit: "Flags:u32",

@@ -5,17 +5,11 @@
  *
  * Source: NCCL user guide, https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html; nccl.h
  */
+
+import { bindLibrary, type Calls } from "./bind.ts";
 import type { Trace } from "./calls.ts";
 import { nativeBlock, textAt } from "./native.ts";
-import {
-  bindLibrary,
-  type Calls,
-  findLibrary,
-  libraryFolders,
-  loadedFile,
-  NvidiaCallError,
-  type SearchOptions,
-} from "./nvidia-libraries.ts";
+import { findLibrary, libraryFolders, loadedFile, NvidiaCallError, type SearchOptions } from "./nvidia-libraries.ts";
 
 const signatures = {
   ncclGetVersion: "version:ptr",

@@ -10,6 +10,7 @@ import { InputError } from "../errors.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { sumsOfSquares } from "../optim/adamw.ts";
 import { commit } from "../program.ts";
+import { meetByMpi } from "../ranks/carrier.ts";
 import { type Placement, placementOf } from "../ranks/environment.ts";
 import type { RanksFailure } from "../ranks/failure.ts";
 import { join } from "../ranks/join.ts";
@@ -59,7 +60,9 @@ function placementFor({ ranks }: RankConfig): Placement | null {
 }
 
 async function meet(placement: Placement, stopRequested: () => boolean): Promise<MetRanks> {
-  const { rank, size, rendezvous, launcher, parent } = placement;
+  const { rank, size, launcher, parent } = placement;
+  const meeting = placement.rendezvous === null ? meetByMpi(placement) : null;
+  const { rendezvous, secret } = meeting ?? placement;
   if (rendezvous === null)
     throw new InputError(
       `${launcher} has started ${size} ranks, which do not know where to meet: set MASTER_ADDR to rank 0's machine and MASTER_PORT to a free port there`,
@@ -68,16 +71,13 @@ async function meet(placement: Placement, stopRequested: () => boolean): Promise
   const seconds = Number(process.env[waitVariable]);
   const made = commit();
   const joined = await join({
-    placement: { ...placement, rendezvous },
+    placement: { ...placement, rendezvous, secret },
     version: `bun-grpo ${packageJson.version}${made === null ? "" : ` (${made})`} on Bun ${Bun.version}`,
     waitMs: seconds > 0 ? seconds * 1000 : isHere ? MEET_MS : MEET_ELSEWHERE_MS,
     shouldStop: stopRequested,
   });
-  return createMesh(joined, {
-    ...{ rank, stopRequested },
-    isOrphan: () => parent !== null && process.ppid !== parent,
-    end: endProcess,
-  });
+  const watch = { rank, stopRequested, isOrphan: () => parent !== null && process.ppid !== parent, end: endProcess };
+  return createMesh(joined, watch, meeting?.carrier ?? null);
 }
 
 /** A rank that cannot end its work in time, as it waits or computes, ends with its process. */

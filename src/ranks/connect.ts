@@ -12,13 +12,16 @@ import type { Ranks } from "./ranks.ts";
 export async function connectDevices(device: Device, ranks: Ranks): Promise<string | null> {
   const { peers } = device;
   if (!ranks.exchanges) return null;
+  const host = ranks.carrier === null ? "by way of the host" : `by way of the host, by ${ranks.carrier}`;
   const all = await ranks.gather("the devices of the ranks", peers === null ? null : peers.survey());
   const found = all.flatMap((each) => (each === null || "missing" in each ? [] : [each]));
   const reason = all.find((each) => each !== null && "missing" in each);
-  if (peers === null || found.length === 0)
-    return reason && "missing" in reason ? `ranks exchange by way of the host: ${reason.missing}` : null;
+  if (peers === null || found.length === 0) {
+    if (reason && "missing" in reason) return `ranks exchange ${host}: ${reason.missing}`;
+    return ranks.carrier === null ? null : `ranks exchange by ${ranks.carrier}`;
+  }
   const why = reasonAgainst(all.length, found, reason && "missing" in reason ? reason.missing : null);
-  if (why !== null) return `ranks exchange by way of the host: ${why}`;
+  if (why !== null) return `ranks exchange ${host}: ${why}`;
   const id = await ranks.first("the group of devices", () => peers.createId());
   await ranks.waitFor(() => peers.join(id, ranks.rank, ranks.size, ranks.requireAll));
   return `ranks exchange by ${found[0]!.library}`;

@@ -12,6 +12,8 @@ export interface Ranks {
   readonly size: number;
   /** There are others, and they can be reached. */
   readonly exchanges: boolean;
+  /** What carries the bytes of exchanges; null: the ranks' own connections. */
+  readonly carrier: string | null;
   /**
    * Every rank's value, by rank. All ranks call it, in the same order, with the same `what`, which names the values in
    * errors. Values are plain data: numbers, texts, typed arrays, arrays, objects, maps.
@@ -54,6 +56,7 @@ export function alone(stopRequested: () => boolean = () => false, isRank = false
     rank: 0,
     size: 1,
     exchanges: false,
+    carrier: null,
     gather: async (_, value) => [value],
     first: async (_, value) => value(),
     exchange: async () => {},

@@ -4,8 +4,8 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { bindLibrary } from "../../ffi/bindings/bind.ts";
 import { nativeBlock } from "../../ffi/bindings/native.ts";
-import { bindLibrary } from "../../ffi/bindings/nvidia-libraries.ts";
 import { type Compiler, compile, findCompiler, inBuildFolder, runAll } from "../../ffi/compiler.ts";
 import { assetPath } from "../../src/assets.ts";
 import { cacheFolder } from "../../src/cache.ts";
