@@ -16,8 +16,19 @@ export interface RouteShape {
   readonly perToken: number;
 }
 
+/** Every pass asks for it, and a model may have thousands of experts. */
+const shapes = new WeakMap<ModelConfig, RouteShape | null>();
+
 /** null for a model without experts. Its layers with experts have equally many. */
 export function routeShape(config: ModelConfig): RouteShape | null {
+  const known = shapes.get(config);
+  if (known !== undefined) return known;
+  const shape = findShape(config);
+  shapes.set(config, shape);
+  return shape;
+}
+
+function findShape(config: ModelConfig): RouteShape | null {
   const mixtures = layersOf(config).flatMap(({ mlp }) => (isExperts(mlp) ? [mlp] : []));
   const [first] = mixtures;
   if (!first) return null;
