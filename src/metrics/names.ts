@@ -169,6 +169,11 @@ export const metricNames: readonly MetricName[] = [
   },
   { name: "memory_peak_bytes", unit: "bytes", meaning: "largest memory in use so far on the device" },
   {
+    name: "time/wait",
+    unit: "s",
+    meaning: "with several ranks: the part of the generation's seconds in which rank 0 waited for others",
+  },
+  {
     name: "time/<phase>",
     unit: "s",
     meaning: "seconds of the generation in one phase: rollout, reward, reference, update, …",
