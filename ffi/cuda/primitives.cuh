@@ -195,9 +195,9 @@ INLINE T lanes_scan(T value) {
   return value;
 }
 
-// ---- Philox4x32-10 (Salmon et al. 2011): the block that counts c under key k
+// ---- Philox4x32-10 (Salmon et al. 2011): the first 53 bits of the block that counts c under key k
 
-INLINE uint4 philox_words(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
+INLINE u64 philox_bits(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
   for (int round = 0; round < 10; round++) {
     u64 a = (u64)0xD2511F53u * c0, b = (u64)0xCD9E8D57u * c2;
     u32 n0 = (u32)(b >> 32) ^ c1 ^ k0, n2 = (u32)(a >> 32) ^ c3 ^ k1;
@@ -208,11 +208,5 @@ INLINE uint4 philox_words(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  return make_uint4(c0, c1, c2, c3);
-}
-
-// Its first 53 bits.
-INLINE u64 philox_bits(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
-  const uint4 words = philox_words(c0, c1, c2, c3, k0, k1);
-  return (u64)(words.x >> 5) << 26 | words.y >> 6;
+  return (u64)(c0 >> 5) << 26 | c1 >> 6;
 }

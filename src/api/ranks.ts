@@ -17,7 +17,7 @@ import { type Placement, placementOf } from "../ranks/environment.ts";
 import type { RanksFailure } from "../ranks/failure.ts";
 import { join } from "../ranks/join.ts";
 import { createMesh } from "../ranks/mesh.ts";
-import { alone, type Division, type MetRanks, onPaper, type Ranks, type Team } from "../ranks/ranks.ts";
+import { alone, type Division, type MetRanks, onPaper, type Ranks, type Team, usualShards } from "../ranks/ranks.ts";
 import { type MemoryEstimate, type PlanDevice, planBytes } from "../session/memory.ts";
 import type { TrainedModel } from "../session/policy.ts";
 import { mebibytes } from "../tensor/mebibytes.ts";
@@ -38,17 +38,12 @@ const MEET_MS = 30_000;
 const MEET_ELSEWHERE_MS = 120_000;
 const waitVariable = "BUN_GRPO_RANKS_WAIT";
 
-/** Shards of a step where there are ranks: results are the same for any number up to this. */
-const USUAL_SHARDS = 8;
-
 function shardsOf({ gradientShards = null, ranks: asked }: RankConfig, size: number): number | null {
   if (gradientShards !== null && gradientShards < size)
     throw new InputError(`gradient_shards ${gradientShards}: ${size} ranks need at least as many`);
   if (gradientShards !== null) return size === 1 && gradientShards === 1 ? null : gradientShards;
   if (size === 1 && asked === null) return null;
-  let shards = USUAL_SHARDS;
-  while (shards < size) shards *= 2;
-  return shards;
+  return usualShards(size);
 }
 
 /** @throws InputError where setting and launcher contradict each other */

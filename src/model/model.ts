@@ -6,7 +6,14 @@
 import type { Device, Weight } from "../device/device.ts";
 import { adapterColumns } from "../families/adapters.ts";
 import type { ModelConfig } from "../families/config.ts";
-import { type Layer, type Linear, mapLayer, type ParameterSpec, productsOfOneInput } from "../families/layer.ts";
+import {
+  isExperts,
+  type Layer,
+  type Linear,
+  mapLayer,
+  type ParameterSpec,
+  productsOfOneInput,
+} from "../families/layer.ts";
 import { joinedName, layersOf, ownHead, parameterBlocks } from "../families/parameters.ts";
 import { bindBlock, planBlock } from "../tensor/blocks.ts";
 import { type Bind, planBuffers } from "../tensor/buffers.ts";
@@ -138,7 +145,8 @@ export function planModelBuffers(
 function adapterWidth(config: ModelConfig): number {
   const widths = layersOf(config).flatMap((layer) => {
     const { qkv, gateUp } = productsOfOneInput(layer);
-    const groups = [qkv, gateUp, [layer.attention.o], [layer.mlp.down]] as const;
+    const down = isExperts(layer.mlp) ? [] : [layer.mlp.down];
+    const groups = [qkv, gateUp, [layer.attention.o], down] as const;
     const ranks = (linears: readonly Linear<ParameterSpec>[]) =>
       linears.flatMap(({ adapter }) => adapter?.a.shape[0] ?? []);
     return groups.map((linears) => adapterColumns(ranks(linears)).total);
@@ -175,10 +183,10 @@ function bindWeights(config: ModelConfig, dtype: ComputeDType, buffers: Readonly
   const view = (name: string, shape: readonly number[], { address, shape: [elements = 0] }: Tensor): Weight => {
     return { name, address, dtype, shape, elements };
   };
-  const bind = ({ name, shape, copyOf, quantized }: ParameterSpec): Weight => {
+  const bind = ({ name, shape, copyOf, offset, quantized }: ParameterSpec): Weight => {
     const original = copyOf && bind(copyOf);
-    const plain = view(name, shape, buffers.get(name)!);
-    const weight: Weight = quantized ? { ...plain, quantized: "nf4" } : plain;
+    const own = view(name, shape, buffers.get(name)!);
+    const weight: Weight = { ...own, ...(offset !== undefined && { offset }), ...(quantized && { quantized: "nf4" }) };
     if (original) originals.set(weight, original);
     all.push(weight);
     return weight;

@@ -101,6 +101,13 @@ export interface Division {
   readonly zero: boolean;
 }
 
+/** Gradient shards of a step where ranks are asked for: results are the same for any number of ranks up to this. */
+export function usualShards(ranks: number): number {
+  let shards = 8;
+  while (shards < ranks) shards *= 2;
+  return shards;
+}
+
 /** The ranks of a run, and what they divide. */
 export interface Team {
   readonly ranks: Ranks;

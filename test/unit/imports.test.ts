@@ -56,7 +56,9 @@ const above: Readonly<Record<string, readonly string[]>> = {
   "src/index.ts": words("tokenizer rewards data grpo api"),
   bench: [
     "ffi/bindings",
-    ...words("tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run api"),
+    ...words(
+      "ranks tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run api",
+    ),
   ],
   check: ["ffi/bindings", ...words("tensor device"), "bench"],
   "src/cli": [

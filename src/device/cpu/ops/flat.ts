@@ -13,6 +13,8 @@ type FlatOp =
   | "addMasters"
   | "sumSquares"
   | "scale"
+  | "softcapForward"
+  | "softcapBackward"
   | "add"
   | "fill"
   | "cast"
@@ -41,6 +43,8 @@ export function flatOps(kernels: Kernels): Pick<Ops, FlatOp> {
     addMasters: (y, w, master) => kernels.masters(y.address, w.address, addressOf(master), w.elements, 1),
     sumSquares: (sum, x) => kernels.sum_squares(sum.address, x.address, elementCount(x.shape)),
     scale: (x, factor) => kernels.scale(x.address, elementCount(x.shape), factor),
+    softcapForward: (x, cap) => kernels.softcap_forward(x.address, elementCount(x.shape), cap),
+    softcapBackward: (dx, y, cap) => kernels.softcap_backward(dx.address, y.address, elementCount(dx.shape), cap),
     add: (y, x) => kernels.add(y.address, x.address, elementCount(x.shape)),
     fill: (x, value) => kernels.fill(x.address, elementCount(x.shape), value),
     cast: (y, x) => kernels.cast(y.address, x.address, elementCount(x.shape), typeCode(y), typeCode(x)),

@@ -1,4 +1,4 @@
-/** Launches of ffi/cuda/adamw.cu and ffi/cuda/adamw_8bit.cu. */
+/** Launches of ffi/cuda/adamw.cu: the optimizer's step in each form, and parameters as their own masters. */
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { Ops, Weight } from "../../device.ts";
 import { adamwScalars, roundingScalars } from "../../operands.ts";
@@ -29,17 +29,25 @@ export const adamwKernels = {
     sizes: () => ({ THREADS, UNIT }),
     variants,
   },
+  addParameter: {
+    file: "adamw.cu",
+    name: "add_parameter",
+    parameters: "y:ptr p:ptr n:i64",
+    threads: THREADS,
+    sizes: () => ({ THREADS, UNIT }),
+    variants,
+  },
   adamw8bit: {
-    file: "adamw_8bit.cu",
+    file: "adamw.cu",
     name: "adamw_8bit",
     parameters: `p:ptr master:ptr m:ptr m_absmax:ptr v:ptr v_absmax:ptr g:ptr maps:ptr nearest:ptr ${scalars}`,
     threads: THREADS,
-    sizes: () => ({ THREADS }),
+    sizes: () => ({ THREADS, UNIT }),
     variants,
   },
 } as const satisfies Record<string, KernelDefinition>;
 
-export function adamwOps(runtime: CudaRuntime): Pick<Ops, "adamw" | "adamw8bit"> {
+export function adamwOps(runtime: CudaRuntime, addTo: Ops["add"]): Pick<Ops, "adamw" | "adamw8bit" | "addMasters"> {
   const launch = (
     definition: KernelDefinition,
     unit: number,
@@ -55,6 +63,12 @@ export function adamwOps(runtime: CudaRuntime): Pick<Ops, "adamw" | "adamw8bit">
     runtime.launch(runtime.kernel(definition, variant), [blocks, 1, 1], THREADS, 0, ...args);
   };
   return {
+    addMasters(y, w, master) {
+      if (master) return addTo(y, master);
+      const kernel = runtime.kernel(adamwKernels.addParameter, { W_TYPE: macroType(w.dtype), ROUNDED: 1 });
+      const blocks = Math.min(ceilDiv(w.elements, THREADS * UNIT), runtime.limits.multiprocessors * RESIDENT);
+      runtime.launch(kernel, [blocks, 1, 1], THREADS, 0, y.address, w.address, w.elements);
+    },
     adamw(w, master, m, v, g, settings) {
       const rest = [...adamwScalars(settings), ...roundingScalars(settings)];
       launch(adamwKernels.adamw, UNIT, w, master, [m, v, g], rest);

@@ -1,5 +1,5 @@
 /** Launches of ffi/cuda/flat.cu: flat float32 ops, type conversions, row gathers and scatters. */
-import { elementCount, rowElements, type Tensor, tensor } from "../../../tensor/tensor.ts";
+import { elementCount, rowElements, type Tensor } from "../../../tensor/tensor.ts";
 import type { Ops } from "../../device.ts";
 import { dim, expectShape } from "../../operands.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
@@ -25,7 +25,9 @@ function definition(name: string, parameters: string, variants: readonly Defines
 
 export const flatKernels = {
   scale: definition("scale", "x:ptr n:i64 factor:f32"),
-  add: definition("add", "y:ptr x:ptr n:i64", moves.slice(0, 2)),
+  softcapForward: definition("softcap_forward", "x:ptr n:i64 cap:f32"),
+  softcapBackward: definition("softcap_backward", "dx:ptr y:ptr n:i64 cap:f32", [float, { ...float, Y_TYPE: "bf16" }]),
+  add: definition("add", "y:ptr x:ptr n:i64"),
   fill: definition("fill", "x:ptr n:i64 value:f32"),
   cast: definition("cast", "y:ptr x:ptr n:i64", conversions),
   castRows: definition("cast_rows", "y:ptr x:ptr rows:i32 width:i32 ldy:i32 ldx:i32", moves),
@@ -76,7 +78,16 @@ export function castRows(runtime: CudaRuntime, y: Tensor, x: Tensor): void {
   launchRows(runtime, flatKernels.castRows, [y, x], [rows, width], ...args);
 }
 
-type FlatOp = "addMasters" | "sumSquares" | "scale" | "add" | "fill" | "cast" | "gatherRows" | "scatterRows";
+type FlatOp =
+  | "sumSquares"
+  | "scale"
+  | "softcapForward"
+  | "softcapBackward"
+  | "add"
+  | "fill"
+  | "cast"
+  | "gatherRows"
+  | "scatterRows";
 
 export function flatOps(runtime: CudaRuntime): Pick<Ops, FlatOp> {
   const kernels = flatKernels;
@@ -86,7 +97,7 @@ export function flatOps(runtime: CudaRuntime): Pick<Ops, FlatOp> {
   };
   const add = (y: Tensor, x: Tensor) => {
     const n = elementCount(x.shape);
-    launchFlat(runtime, kernels.add, typesOf(y, x), n, 4, y.address, x.address, n);
+    launchFlat(runtime, kernels.add, float, n, 4, y.address, x.address, n);
   };
   return {
     fill,
@@ -94,9 +105,15 @@ export function flatOps(runtime: CudaRuntime): Pick<Ops, FlatOp> {
       const n = elementCount(x.shape);
       launchFlat(runtime, kernels.scale, float, n, 4, x.address, n, factor);
     },
+    softcapForward(x, cap) {
+      const n = elementCount(x.shape);
+      launchFlat(runtime, kernels.softcapForward, float, n, 4, x.address, n, cap);
+    },
+    softcapBackward(dx, y, cap) {
+      const n = elementCount(dx.shape);
+      launchFlat(runtime, kernels.softcapBackward, typesOf(dx, y), n, 4, dx.address, y.address, n, cap);
+    },
     add,
-    addMasters: (y, { name, address, dtype, elements }, master) =>
-      add(y, master ?? tensor(name, address, dtype, [elements])),
     cast(y, x) {
       const n = elementCount(x.shape);
       launchFlat(runtime, kernels.cast, typesOf(y, x), n, unitElements(y, x), y.address, x.address, n);
