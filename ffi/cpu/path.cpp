@@ -1,5 +1,6 @@
 // One instruction path: every kernel, compiled in this namespace with this path's flags, and the table of them.
 // The build compiles this file once a path, with -DKERNEL_PATH=name.
+#include "adamw.cpp"
 #include "attention.cpp"
 #include "attention_backward.cpp"
 #include "elementwise.cpp"

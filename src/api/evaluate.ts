@@ -169,7 +169,7 @@ async function answerAndJudge(
   return withTeamDevice(config, { ranks, localRank, division: null }, console.note, async (device) => {
     const scorers = await rewardModels(onDevice(config, device), positions, completions, console.note);
     const tenants = (plan: SessionPlan) => {
-      const policy = planPolicy(plan, plan.folder(folder), { dtype, positions });
+      const policy = planPolicy(plan, plan.folder(folder), { dtype, positions, fourBit: config.loadIn4bit });
       return {
         rollout: planSampling(plan, policy, limits),
         rewardModels: planRewardModels(plan, scorers, { dtype, duringRollout: false }),

@@ -2,6 +2,7 @@
  * A command's place among the ranks of a run: meets the others, divides the work, and ends together with them. Rank 0
  * speaks and writes for all.
  */
+
 import { availableParallelism, hostname } from "node:os";
 import packageJson from "../../package.json" with { type: "json" };
 import type { OutputFolder } from "../checkpoint/output-folder.ts";
@@ -9,6 +10,7 @@ import { type ConfigRecord, freeOnResume, toJson } from "../config/record.ts";
 import { InputError } from "../errors.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { sumsOfSquares } from "../optim/adamw.ts";
+import { type FormSettings, isUsual } from "../optim/form.ts";
 import { commit } from "../program.ts";
 import { meetByMpi } from "../ranks/carrier.ts";
 import { type Placement, placementOf } from "../ranks/environment.ts";
@@ -26,6 +28,8 @@ export interface RankConfig {
   readonly ranks: number | null;
   readonly gradientShards?: number | null;
   readonly shardOptimizer?: boolean;
+  readonly optim?: FormSettings["optim"];
+  readonly masterDtype?: FormSettings["masterDtype"];
   readonly threads: number | null;
 }
 
@@ -89,7 +93,9 @@ export interface Placed extends Team {
 
 function divisionOf(config: RankConfig, ranks: Ranks): Division | null {
   const shards = shardsOf(config, ranks.size);
-  return shards === null ? null : { ranks, shards, zero: ranks.size > 1 && config.shardOptimizer === true };
+  return shards === null
+    ? null
+    : { ranks, shards, zero: ranks.size > 1 && config.shardOptimizer === true && isUsual(config) };
 }
 
 /** Each of the ranks that the setting asks for, on this machine and on paper. */

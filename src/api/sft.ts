@@ -199,14 +199,14 @@ function planTenants(
   const positions = Math.max(maxLength, evaluated ? evaluated.longestPrompt + maxCompletionLength : 0);
   const from = plan.folder(checkpoint ?? startFolder, "lm", placesOf(startFolder).config);
   const adapters = trainedAdapters(from, config, checkpoint !== null);
-  const model = planPolicy(plan, from, { dtype, positions, adapters });
+  const model = planPolicy(plan, from, { dtype, positions, adapters, fourBit: config.loadIn4bit });
   const tokens = maxMicroBatchTokens({
     ...{ budget: config.microBatchTokens, longestPrompt: maxLength, longestCompletion: 0 },
     groups: Math.ceil(rowsPerStep(config, team) / team.ranks.size),
     completions: 0,
   });
   const sizes = { tokens, longestPrompt: maxLength };
-  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, team.division);
+  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, team.division, config);
   if (!evaluated) return { policy, rollout: null };
   const limits = rolloutLimits({
     maxConcurrentSequences,

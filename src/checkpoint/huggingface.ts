@@ -28,6 +28,7 @@ import {
   readAdapterConfig,
 } from "./adapter.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+import { checkQuantization } from "./nf4.ts";
 
 export interface ModelFolder {
   readonly folder: string;
@@ -101,7 +102,10 @@ export function readModelConfig(folder: string, wanted: ModelHead | "either" = "
   if (isAdapterFolder(folder)) return readAdaptedConfig(readAdapterConfig(folder), baseFolderOf(folder), wanted);
   const path = join(folder, "config.json");
   if (!existsSync(path)) throw new InputError(`${folder}: holds no config.json; give a model folder`);
-  return parseModelConfig(readJsonFile(path), path, wanted);
+  const config = parseModelConfig(readJsonFile(path), path, wanted);
+  const { quantization_config: quantization = null } = config.raw;
+  if (quantization !== null && quantization !== false) checkQuantization(quantization, path);
+  return config;
 }
 
 function storedDtype(checkpoint: Checkpoint): WeightDtype {

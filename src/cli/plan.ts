@@ -111,6 +111,7 @@ ${describeSettings("plan")}`,
         limit: config.saveTotalLimit,
         hasCritic: config.advantageEstimator === "gae",
         hasMovingReference: config.syncRefModel,
+        form: config,
       });
       const here = setup.device.freeBytes() === null ? "free on this machine" : "free on the device";
       const free = config.memory === null ? here : `there are${gpu === null ? "" : ` on ${gpu}`}`;

@@ -14,6 +14,7 @@
  */
 
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
+import type { Nf4Layout } from "../tensor/nf4.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Pieces } from "./breathe.ts";
 
@@ -29,6 +30,8 @@ export interface Weight {
   /** [N, K] for a matrix, [N] for a norm's weight or a bias. */
   readonly shape: readonly number[];
   readonly elements: number;
+  /** A matrix in NF4: one buffer of `elements` bytes (Device.nf4Layout), whose numbers and what belongs to them are `dtype`. */
+  readonly quantized?: "nf4";
   /** Of a norm: what is added to the weight before it multiplies; 0 by default, 1 in Gemma's models. */
   readonly offset?: number;
   /** If this is a master or moment in the layout of a parameter of another type: that type, which decides the layout. */
@@ -68,7 +71,7 @@ export interface DeviceMemory {
   free(): void;
 }
 
-export type NumberArray = Float32Array | Float64Array | Int32Array | Uint32Array | Uint16Array;
+export type NumberArray = Float32Array | Float64Array | Int32Array | Uint32Array | Uint16Array | Uint8Array;
 
 /** Paged keys and values of one layer; a page is a block of 64 tokens. */
 export interface KeyValuePages {
@@ -131,6 +134,31 @@ export interface AdamWSettings {
   readonly step: number;
   /** Factor on the gradient: the clipping coefficient. */
   readonly gradientScale: number;
+  /** Whose random numbers round a bfloat16 parameter that has no master; left out, all are 0. */
+  readonly rounding?: RandomRounding;
+}
+
+/**
+ * Random numbers for stochastic rounding: Philox4x32-10 under the key (seed, stream), counted by (element ÷ 8, step,
+ * parameter), 16 bits for each element in the order in which the parameter lies.
+ */
+export interface RandomRounding {
+  readonly seed: number;
+  readonly stream: number;
+  /** Its number among the optimizer's parameters. */
+  readonly parameter: number;
+}
+
+/** A moment in 8 bits: codes of a dynamic map, and for every 256 elements in the order in which they lie the largest magnitude. */
+export interface QuantizedMoment {
+  readonly codes: Tensor; // uint8 (elements)
+  readonly absmax: Tensor; // float32 (⌈elements ÷ 256⌉)
+}
+
+/** The dynamic maps of both moments, m's (signed) first, and the codes of evenly spread numbers in [−1, 1]. */
+export interface MomentMaps {
+  readonly numbers: Tensor; // float32 (2, 256)
+  readonly nearest: Tensor; // uint8 (2, 65536)
 }
 
 /** A soft cap on logits: they are cap · tanh(logits / cap) (Gemma Team 2024, arXiv 2408.00118). */
@@ -342,10 +370,23 @@ export interface Ops {
     settings: SamplingSettings,
   ): void;
 
-  /** One AdamW step: updates w, master, m, v from the gradient g. For float32, master is w's own memory. */
-  adamw(w: Weight, master: Tensor, m: Tensor, v: Tensor, g: Tensor, settings: AdamWSettings): void;
-  /** y float32 += the masters of w, a bfloat16 parameter */
-  addMasters(y: Tensor, w: Weight, master: Tensor): void;
+  /**
+   * One AdamW step: updates w, master, m, v from the gradient g. For float32, master is w's own memory; null: w is bfloat16
+   * without a master, and is rounded at random.
+   */
+  adamw(w: Weight, master: Tensor | null, m: Tensor, v: Tensor, g: Tensor, settings: AdamWSettings): void;
+  /** The same with moments in 8 bits, which are decoded, moved, used, and coded again. A moment that is 0 stays 0. */
+  adamw8bit(
+    w: Weight,
+    master: Tensor | null,
+    m: QuantizedMoment,
+    v: QuantizedMoment,
+    maps: MomentMaps,
+    g: Tensor,
+    settings: AdamWSettings,
+  ): void;
+  /** y float32 += the masters of w, a bfloat16 parameter; null: w itself */
+  addMasters(y: Tensor, w: Weight, master: Tensor | null): void;
   /** sum (1) float64 = Σ x², in fixed blocks added in order */
   sumSquares(sum: Tensor, x: Tensor): void;
   scale(x: Tensor, factor: number): void;
@@ -460,6 +501,8 @@ export interface Device {
   readonly rowBlock: number;
   /** Elements that a parameter takes, padding included. */
   parameterElements(shape: readonly number[], dtype: ComputeDType): number;
+  /** Names the order in which a parameter's elements lie: what is saved in that order can be loaded where it is the same. */
+  parameterLayout(dtype: ComputeDType): string;
   /** Elements of a page of keys, and of values, of one layer. */
   pageElements(shape: AttentionShape): { keys: number; values: number };
   /** Floats per row of attentionBackward's scratch. */
@@ -474,6 +517,10 @@ export interface Device {
    * `address`. Masters in two halves set both, and begin with a multiple of `rowBlock`.
    */
   loadParameter(w: Weight, address: number, dtype: DType, from: number, count: number): void;
+  /** The parts of a matrix (N, K) in NF4, in bytes; the order of the codes is the device's. */
+  nf4Layout(shape: readonly number[]): Nf4Layout;
+  /** Loads the codes of rows [from, from + count), row-major, two to a byte, the first in the upper half. `from` is a multiple of 64. */
+  loadCodes(w: Weight, codes: Uint8Array, from: number, count: number): void;
   /** Saves rows [from, from + count) of a parameter, or of a float32 tensor in its layout, to row-major host memory. */
   saveParameter(address: number, dtype: ComputeDType, w: Weight, from: number, count: number): void;
 
@@ -502,6 +549,8 @@ export interface ScratchSizes {
   readonly tokens: number;
   /** Rows of logits computed at once; a scalar head computes all of its own. */
   readonly headRows: number;
+  /** Elements of the largest matrix in NF4; left out, there is none. */
+  readonly quantizedElements?: number;
   /** Sequences decoded at once, padding included. */
   readonly sequences: number;
 }

@@ -120,3 +120,9 @@ export function adamwScalars(settings: AdamWSettings): number[] {
   const { learningRate, epsilon, weightDecay, step, gradientScale } = settings;
   return [learningRate, beta1, beta2, epsilon, weightDecay, 1 - beta1 ** step, 1 - beta2 ** step, gradientScale];
 }
+
+/** Scalars of stochastic rounding: "seed stream step parameter". */
+export function roundingScalars({ rounding, step }: AdamWSettings): number[] {
+  const { seed, stream, parameter } = rounding ?? { seed: 0, stream: 0, parameter: 0 };
+  return [seed >>> 0, stream >>> 0, step >>> 0, parameter >>> 0];
+}

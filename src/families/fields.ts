@@ -133,7 +133,6 @@ function refuseUnsupported(json: Json, path: string, { experts = false }: Defaul
   const refuse = (field: string, cure: string): never => {
     throw new InputError(`${path}: ${field}: not supported; ${cure}`);
   };
-  if (isSet("quantization_config")) refuse("quantization_config", "use the model's unquantized weights");
   for (const field of ["num_experts", "num_local_experts", "n_routed_experts"])
     if (isSet(field) && !experts)
       refuse(field, "of mixtures of experts, only those of model_type qwen3_moe are; use another model");

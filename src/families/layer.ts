@@ -15,6 +15,8 @@ export interface ParameterSpec {
   readonly decays: boolean;
   /** False: no gradient or optimizer state; it stays as loaded. */
   readonly trainable: boolean;
+  /** A matrix that is kept in NF4, and is never trained (four-bit.ts). */
+  readonly quantized?: boolean;
   /** Of a norm: what is added to the weight before it multiplies; 0 by default. */
   readonly offset?: number;
   /** The parameter of which this is a copy, which is trained while that one stays for the reference. */

@@ -78,11 +78,12 @@ export function expertBlocks<P>({ gate, up, down }: Experts<P>): readonly (reado
   return [gate, up, down];
 }
 
-/** Whether parameters side by side are one: matrices whose rows fill whole blocks of the device's layout, biases for all or none. */
+/** Whether parameters side by side are one: matrices whose rows fill whole blocks of the device's layout (in NF4 each has scales of its own), biases for all or none. */
 function joinable(linears: readonly Linear<ParameterSpec>[], rowBlock: number): boolean {
   const [first] = linears;
   return linears.every(
-    ({ weight, bias }) => weight.shape[0]! % rowBlock === 0 && (bias === null) === (first?.bias === null),
+    ({ weight, bias }) =>
+      weight.shape[0]! % rowBlock === 0 && !weight.quantized && (bias === null) === (first?.bias === null),
   );
 }
 

@@ -85,11 +85,11 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
       const isOwn = adapters !== null && referencePath === folder && !isAdapterFolder(folder);
       const referenceFrom = referencePath === null || isOwn ? null : openReference(plan, referencePath, from, moves);
       const positions = longestPrompt + longestCompletion;
-      const model = planPolicy(plan, from, { dtype: config.dtype, positions, adapters });
+      const model = planPolicy(plan, from, { dtype: config.dtype, positions, adapters, fourBit: config.loadIn4bit });
       const reference = isOwn
         ? referenceWithoutAdapters(model)
         : referenceFrom && planReference(plan, referenceFrom, model);
-      const policy = planTraining(plan, model, { tokens, longestPrompt }, config.gradientCheckpointing);
+      const policy = planTraining(plan, model, { tokens, longestPrompt }, config.gradientCheckpointing, null, config);
       return { policy, reference };
     };
     const planned = planSession(device, tenants, note);

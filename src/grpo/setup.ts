@@ -93,14 +93,15 @@ function planTenants(plan: SessionPlan, config: TrainConfig, models: TrainingMod
   const referenceFrom =
     models.reference === null || isOwn ? null : openReference(plan, models.reference, from, config.syncRefModel);
   const model = planPolicy(plan, from, {
-    ...{ dtype: config.dtype, positions: longestPrompt + maxCompletion, adapters },
+    ...{ dtype: config.dtype, positions: longestPrompt + maxCompletion, adapters, fourBit: config.loadIn4bit },
   });
   const reference = isOwn
     ? referenceWithoutAdapters(model)
     : referenceFrom && planReference(plan, referenceFrom, model);
-  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, division);
+  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, division, config);
   const rollout = planSampling(plan, model, models.rollout);
-  const critic = models.critic && planCritic(plan, models.critic, model, sizes, config.gradientCheckpointing, division);
+  const critic =
+    models.critic && planCritic(plan, models.critic, model, sizes, config.gradientCheckpointing, division, config);
   const rewardModels = planRewardModels(plan, models.rewardModels, {
     dtype: config.dtype,
     duringRollout: config.dynamicSampling,

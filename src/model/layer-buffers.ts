@@ -10,12 +10,13 @@
 
 import type { Device, ScratchSizes } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
+
 import { isExperts, type Layer } from "../families/layer.ts";
-import { layersOf } from "../families/parameters.ts";
+import { layersOf, parameterSpecs } from "../families/parameters.ts";
 import { type BuffersOf, type BufferTable, reshapeTo } from "../tensor/buffers.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { Stage } from "../tensor/plan.ts";
-import { reshape, rows, type Tensor } from "../tensor/tensor.ts";
+import { elementCount, reshape, rows, type Tensor } from "../tensor/tensor.ts";
 import { routeShape } from "./routes.ts";
 
 /**
@@ -224,8 +225,12 @@ export function scratchSizes(
   sizes: Omit<ScratchSizes, "hiddenSize" | "intermediateSize" | "attention">,
 ): ScratchSizes[] {
   const { hiddenSize } = config;
+  const quantizedElements = Math.max(
+    0,
+    ...parameterSpecs(config).map(({ quantized, shape }) => (quantized ? elementCount(shape) : 0)),
+  );
   return layersOf(config).map(({ attention, mlp: { intermediateSize } }) => ({
-    ...{ ...sizes, hiddenSize, intermediateSize },
+    ...{ ...sizes, hiddenSize, intermediateSize, quantizedElements },
     attention: attention.shape,
   }));
 }

@@ -115,10 +115,13 @@ export function planModelBuffers(
   config: ModelConfig,
   { prefix, dtype, positions, frozenOf }: ModelBuffers,
 ): (tensors: ReadonlyMap<string, Tensor>) => Model {
-  const elements = (spec: ParameterSpec) => device.parameterElements(spec.shape, dtype);
+  const elements = ({ shape, quantized }: ParameterSpec) =>
+    quantized ? device.nf4Layout(shape).bytes : device.parameterElements(shape, dtype);
   const blocks = parameterBlocks(config, device.rowBlock).map(({ name, parts }) => ({
     name,
     parts: parts.map((spec) => ({ name: spec.name, elements: elements(spec) })),
+    // A matrix in NF4 is a block by itself.
+    type: parts[0]?.quantized ? ("uint8" as const) : dtype,
   }));
   const isAdapter = new Set(
     parameterBlocks(config, device.rowBlock).flatMap(({ name, parts }) =>
@@ -128,7 +131,7 @@ export function planModelBuffers(
   const isShared = (name: string) => frozenOf !== undefined && !isAdapter.has(name);
   for (const block of blocks)
     if (!isShared(block.name))
-      planBlock(plan, [`${prefix} ${isAdapter.has(block.name) ? "adapters" : "weights"}`, prefix, dtype], block);
+      planBlock(plan, [`${prefix} ${isAdapter.has(block.name) ? "adapters" : "weights"}`, prefix, block.type], block);
   const bindRope = planRopeTables(plan, config, positions, prefix);
   return (tensors) => {
     const owner = (name: string) => (isShared(name) ? frozenOf! : prefix);
@@ -180,10 +183,10 @@ function bindWeights(config: ModelConfig, dtype: ComputeDType, buffers: Readonly
   const view = (name: string, shape: readonly number[], { address, shape: [elements = 0] }: Tensor): Weight => {
     return { name, address, dtype, shape, elements };
   };
-  const bind = ({ name, shape, copyOf, offset }: ParameterSpec): Weight => {
+  const bind = ({ name, shape, copyOf, offset, quantized }: ParameterSpec): Weight => {
     const original = copyOf && bind(copyOf);
     const own = view(name, shape, buffers.get(name)!);
-    const weight = offset === undefined ? own : { ...own, offset };
+    const weight: Weight = { ...own, ...(offset !== undefined && { offset }), ...(quantized && { quantized: "nf4" }) };
     if (original) originals.set(weight, original);
     all.push(weight);
     return weight;

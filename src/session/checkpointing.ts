@@ -26,9 +26,11 @@ import { writeFolderAtomic } from "../files/atomic.ts";
 import { writeFailure } from "../files/refusals.ts";
 import type { Model } from "../model/model.ts";
 import { loadWeights, type SavedTensor, savedTensors } from "../model/weights.ts";
-import { mastersOf } from "../optim/adamw.ts";
+import { floatBuffer, mastersOf } from "../optim/adamw.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import { type Critic, criticFolder } from "./critic.ts";
 import type { GradientShards, OptimizerBuffer } from "./gradient-shards.ts";
+import { codedMoments, formMetadata, loadCodedMoments, requireSameForm } from "./optimizer-form.ts";
 import { openModelFolder, parameterSource, trainedWeights } from "./planned-model.ts";
 import type { TrainedModel } from "./policy.ts";
 import { storedTensor } from "./stored-tensor.ts";
@@ -160,21 +162,23 @@ interface NamedBuffer {
 const partsOf = ({ shards }: Optimized): GradientShards | null =>
   shards?.division.zero && shards.division.ranks.size > 1 ? shards : null;
 
-/** The optimizer's buffers. In float32 the masters are the weights. */
+/** The optimizer's buffers but for moments in 8 bits. In float32 the masters are the weights, as they are in bfloat16. */
 function optimizerBuffers(trained: Optimized): NamedBuffer[] {
   const { optimizer } = trained;
   const among = partsOf(trained);
   const whole = new Map(optimizer.parts.map((part) => [part.name, part]));
   return optimizer.parameters.flatMap(({ weight }) => {
     const { name: parameter } = weight;
-    const at = (kind: OptimizerBuffer) => among?.whole(parameter, kind) ?? whole.get(parameter)![kind];
-    const named = (prefix: string, kind: OptimizerBuffer, where: Weight): NamedBuffer => ({
-      ...{ name: `${prefix}.${parameter}`, parameter, kind, weight: where },
-    });
+    const at = (kind: OptimizerBuffer) => among?.whole(parameter, kind) ?? floatBuffer(whole.get(parameter)!, kind);
+    const named = (prefix: string, kind: OptimizerBuffer, place: (buffer: Tensor) => Weight): NamedBuffer[] => {
+      const buffer = at(kind);
+      return buffer ? [{ name: `${prefix}.${parameter}`, parameter, kind, weight: place(buffer) }] : [];
+    };
+    const moment = ({ address }: Tensor) => inLayoutOf(weight, address);
     return [
-      ...(weight.dtype === "float32" ? [] : [named("master", "master", mastersOf({ weight, master: at("master") }))]),
-      named("exp_avg", "m", inLayoutOf(weight, at("m").address)),
-      named("exp_avg_sq", "v", inLayoutOf(weight, at("v").address)),
+      ...(weight.dtype === "float32" ? [] : named("master", "master", (master) => mastersOf({ weight, master }))),
+      ...named("exp_avg", "m", moment),
+      ...named("exp_avg_sq", "v", moment),
     ];
   });
 }
@@ -219,9 +223,9 @@ async function saveOptimizer(trained: Optimized, folder: string): Promise<void> 
     },
   });
   try {
-    const metadata = { format: "pt", step: String(optimizer.step) };
+    const metadata = { format: "pt", step: String(optimizer.step), ...formMetadata(model, optimizer) };
     const tensors = saved.tensors.map((tensor, i) => onlyFinite(collected(tensor, buffers[i]!)));
-    await writeSafetensors(join(folder, optimizerFile), tensors, metadata);
+    await writeSafetensors(join(folder, optimizerFile), [...tensors, ...codedMoments(model, optimizer)], metadata);
   } finally {
     saved.free();
   }
@@ -270,7 +274,7 @@ export function restoreOptimizer({ policy, critic }: TrainedModels, checkpoint: 
  * @throws InputError naming the tensor
  */
 function requireSound(path: string, tensor: MappedTensor): void {
-  const odd = oddNumbers(tensor, tensor.name.startsWith("exp_avg_sq."));
+  const odd = oddNumbers(tensor, /^exp_avg(_sq\.|\.absmax\.)/.test(tensor.name));
   if (odd !== null)
     throw new InputError(
       `${path}: tensor ${tensor.name} has numbers that are ${odd}; the file is damaged: resume from another checkpoint`,
@@ -284,6 +288,8 @@ function readOptimizer(trained: Optimized, checkpoint: string): void {
     throw new InputError(`${checkpoint}: holds no ${optimizerFile}; give a checkpoint-N folder that training wrote`);
   const file = openSafetensors(path);
   try {
+    requireSameForm(path, model, optimizer, file.metadata);
+    loadCodedMoments(file, model, optimizer, (tensor) => requireSound(path, tensor));
     for (const { name, parameter, kind, weight } of optimizerBuffers(trained)) {
       const found = file.tensors.get(name);
       if (!found)

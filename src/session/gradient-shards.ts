@@ -8,7 +8,13 @@
 import { breathe } from "../device/breathe.ts";
 import type { Device } from "../device/device.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../model/micro-batches.ts";
-import { type OptimizerSettings, type OptimizerState, optimizerStep, zeroGradients } from "../optim/adamw.ts";
+import {
+  floatBuffer,
+  type OptimizerSettings,
+  type OptimizerState,
+  optimizerStep,
+  zeroGradients,
+} from "../optim/adamw.ts";
 import { type Division, shareOf } from "../ranks/ranks.ts";
 import { createTransfer } from "../ranks/transfer.ts";
 import { copiesNeeded, type Subtree, subtreesOf, sumTree } from "../ranks/tree.ts";
@@ -256,7 +262,10 @@ function createGradientShards(
   const partsIn = (name: string, kind: OptimizerBuffer) =>
     optimizer.parts
       .filter((each) => each.name === name)
-      .map((each) => ({ own: each[kind], place: rows(wholeOf(name, kind), each.from, each.weight.elements) }));
+      .map((each) => ({
+        own: floatBuffer(each, kind)!,
+        place: rows(wholeOf(name, kind), each.from, each.weight.elements),
+      }));
 
   return {
     division,

@@ -328,7 +328,6 @@ test.each([
   ["model_type", { vocab_size: 3 }],
   ["architectures", { ...llama, architectures: ["LlamaForSequenceClassification"] }],
   ["architectures", { ...qwen2, architectures: ["Qwen3ForCausalLM"] }],
-  ["quantization_config", { ...llama, quantization_config: { bits: 4 } }],
   ["use_sliding_window", { ...llama, use_sliding_window: true }],
   ["layer_types.1", { ...qwen2, layer_types: ["full_attention", "sliding_attention"] }],
   ["layer_types.0", { ...llama, layer_types: ["sliding_attention", "full_attention"] }],

@@ -135,9 +135,9 @@ const trlLines: Trainer["lines"] = [
   ["lora_task_type", dropped("it follows from the model")],
   ["use_dora", onlyOff(otherAdapters)],
   ["load_in_8bit", onlyOff("weights are float32 or bfloat16: leave it out")],
-  ["load_in_4bit", onlyOff("weights are float32 or bfloat16: leave it out")],
-  ["bnb_*", dropped("weights are not quantized")],
-  ["use_bnb_nested_quant", droppedUnlessOff("weights are not quantized")],
+  ["bnb_4bit_quant_type", only(/^nf4$/i, "4-bit weights are NF4: leave it out")],
+  ["bnb_*", dropped("products with 4-bit weights are computed in dtype, from single bytes")],
+  ["use_bnb_nested_quant", dropped("4-bit weights always have double quantization")],
   // ScriptArguments, DatasetMixtureConfig, the parser's own
   ["datasets", mixture],
   ["dataset_mixture", mixture],

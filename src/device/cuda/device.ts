@@ -145,6 +145,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       counters,
     };
     const ops = cudaOps(runtime, products);
+    const transfers = openTransfers(gpu, memory);
     const version = versionText(driver.version);
     const { multiprocessors, computeCapability } = facts.limits;
     return {
@@ -173,10 +174,11 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
         ops.fill(tensor("new memory", address, "float32", [Math.floor(byteLength / 4)]), 0);
       },
       allocateHost: memory.allocateHost,
-      ...openTransfers(gpu, memory),
+      ...transfers,
       activationDType: (dtype) => dtype,
       gradientDType: (dtype) => dtype,
       masterDType: "float32",
+      parameterLayout: () => "rows",
       decodeBucket,
       rowBlock: ROW_BLOCK,
       parameterElements: elementCount,
@@ -187,7 +189,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       prepare(...sizes) {
         for (const [slot, bytes] of largestSlots(sizes, facts.limits).entries()) memory.scratch(slot, bytes);
       },
-      ...openParameters(gpu, memory, ops),
+      ...openParameters(gpu, memory, ops, transfers.upload),
       peers,
       record: recordings.record,
       async replay(key) {

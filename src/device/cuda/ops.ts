@@ -12,6 +12,7 @@ import { gluKernels, gluOps } from "./ops/glu.ts";
 import { lmHeadOps } from "./ops/lm-head.ts";
 import { logSoftmaxKernels } from "./ops/log-softmax.ts";
 import { matmulOps } from "./ops/matmul.ts";
+import { nf4Kernels } from "./ops/nf4.ts";
 import { rmsnormKernels, rmsnormOps } from "./ops/rmsnorm.ts";
 import { ropeKernels, ropeOps } from "./ops/rope.ts";
 import { sampleKernels, sampleOps } from "./ops/sample.ts";
@@ -30,6 +31,7 @@ export const kernelDefinitions: readonly KernelDefinition[] = [
   flatKernels,
   gluKernels,
   logSoftmaxKernels,
+  nf4Kernels,
   rmsnormKernels,
   ropeKernels,
   sampleKernels,
@@ -37,12 +39,12 @@ export const kernelDefinitions: readonly KernelDefinition[] = [
 
 /** Every op of the interface; a missing one is a type error. */
 export function cudaOps(runtime: CudaRuntime, products: Products): Ops {
-  const flat = flatOps(runtime);
   const matmul = matmulOps(runtime, products);
+  const flat = flatOps(runtime);
   return {
     ...matmul,
     ...lmHeadOps(runtime, { ...matmul, ...flat }),
-    ...adamwOps(runtime),
+    ...adamwOps(runtime, flat.add),
     ...attentionOps(runtime),
     ...attentionBackwardOps(runtime),
     ...biasOps(runtime),

@@ -33,7 +33,7 @@ export async function mixReference(
     if (!whole) throw new Error(`the reference has no ${name}`);
     const target = rows(whole, from, weight.elements);
     if (target.dtype === "float32") {
-      ops.cast(scratch, master);
+      ops.cast(scratch, master!);
       ops.scale(scratch, alpha);
       ops.scale(target, 1 - alpha);
       ops.add(target, scratch);

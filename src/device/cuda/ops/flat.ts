@@ -79,7 +79,6 @@ export function castRows(runtime: CudaRuntime, y: Tensor, x: Tensor): void {
 }
 
 type FlatOp =
-  | "addMasters"
   | "sumSquares"
   | "scale"
   | "softcapForward"
@@ -115,7 +114,6 @@ export function flatOps(runtime: CudaRuntime): Pick<Ops, FlatOp> {
       launchFlat(runtime, kernels.softcapBackward, typesOf(dx, y), n, 4, dx.address, y.address, n, cap);
     },
     add,
-    addMasters: (y, _w, master) => add(y, master),
     cast(y, x) {
       const n = elementCount(x.shape);
       launchFlat(runtime, kernels.cast, typesOf(y, x), n, unitElements(y, x), y.address, x.address, n);
