@@ -3,6 +3,7 @@
 //   masters       y (=|+=) the float32 masters of a bfloat16 parameter    split_masters: both parts of masters x =
 //   sum_squares   sum (1) =   in float64, in blocks of fixed size added in order
 //   scale, fill   x =         add: y +=        cast: y =
+//   softcap_forward  x = cap · tanh(x / cap)   softcap_backward: dx (n) *= 1 − (y / cap)², y what the forward pass left
 //   gather_rows   y (N, D) = x[rows]           scatter_rows: dx (T, D) = 0, then dx[rows] = dy (rows distinct)
 #include "simd.h"
 #include "threads.h"
@@ -105,6 +106,30 @@ void scale(float* x, int64_t n, float factor) {
 
 void add(float* y, const float* x, int64_t n) {
   each(y, n, [&](int64_t i, int k) { return add(load_upto(y + i, k), load_upto(x + i, k)); });
+}
+
+// tanh: its series where e^(−2x) would cancel.
+INLINE V tanh_of(V x) {
+  const V size = max(x, sub(zero(), x)), square = mul(x, x);
+  V series = fma(square, set1(-17.0f / 315), set1(2.0f / 15));
+  series = fma(square, series, set1(-1.0f / 3));
+  series = fma(mul(x, square), series, x);
+  const V e = exp_below(mul(size, set1(-2.0f)));
+  const V whole = div(sub(set1(1.0f), e), add(set1(1.0f), e));
+  return select_less(size, set1(0.2f), series, select_less(x, zero(), sub(zero(), whole), whole));
+}
+
+void softcap_forward(float* x, int64_t n, float cap) {
+  const V inverse = set1(1.0f / cap);
+  each(x, n, [&](int64_t i, int k) { return mul(tanh_of(mul(load_upto(x + i, k), inverse)), set1(cap)); });
+}
+
+void softcap_backward(float* dx, const float* y, int64_t n, float cap) {
+  const V inverse = set1(1.0f / cap);
+  each(dx, n, [&](int64_t i, int k) {
+    const V t = mul(load_upto(y + i, k), inverse);
+    return mul(load_upto(dx + i, k), sub(set1(1.0f), mul(t, t)));
+  });
 }
 
 void fill(float* x, int64_t n, float value) {

@@ -11,6 +11,7 @@ import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { againstFirst, trainingEvaluation } from "../eval/report.ts";
+import { auxLossCoef } from "../model/expert-load.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { createRewardPool } from "../rewards/pool/pool.ts";
 import { type OnDevice, onDevice, withTeamDevice } from "../run/device.ts";
@@ -107,7 +108,9 @@ async function sftInto(
   requireEvaluationName(config.metricForBestModel, names);
   const sinks = await openPage();
   const startFolder = await resolveModel(model, { revision: config.modelRevision, note: control.console.note });
-  const context = readModelConfig(startFolder).maxPositionEmbeddings;
+  const modelConfig = readModelConfig(startFolder);
+  auxLossCoef(modelConfig, config.routerAuxLossCoef, model);
+  const context = modelConfig.maxPositionEmbeddings;
   const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadModelTokenizer(startFolder, chatTemplate);
   const paths = { dataset, evalDataset: config.evalDataset };

@@ -191,9 +191,11 @@ export function writeConfig(to: string, config: ModelConfig, dtype: WeightDtype)
 const floatFields = new Set([
   "attention_dropout",
   "attention_factor",
+  "attn_logit_softcapping",
   "beta_fast",
   "beta_slow",
   "factor",
+  "final_logit_softcapping",
   "high_freq_factor",
   "initializer_range",
   "low_freq_factor",
@@ -201,7 +203,9 @@ const floatFields = new Set([
   "mscale_all_dim",
   "partial_rotary_factor",
   "rms_norm_eps",
+  "rope_local_base_freq",
   "rope_theta",
+  "router_aux_loss_coef",
 ]);
 
 function stringifyConfig(json: unknown): string {

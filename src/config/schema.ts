@@ -20,7 +20,7 @@ import { dynamicSamplingSettings } from "./settings/dynamic.ts";
 import { debugSettings, engineSettings, referenceModelSettings, referenceSyncSettings } from "./settings/engine.ts";
 import { hubSettings } from "./settings/hub.ts";
 import { withDefault } from "./settings/kinds.ts";
-import { advantageSettings, lossSettings, ppoSettings } from "./settings/loss.ts";
+import { advantageSettings, lossSettings, ppoSettings, replaySettings, routerSettings } from "./settings/loss.ts";
 import {
   batchSettings,
   checkpointingSettings,
@@ -89,7 +89,7 @@ const train = {
   },
   Ranks: { ...rankSettings, ...stepRankSettings },
   Advantages: advantageSettings,
-  Loss: { ...presetSettings, ...lossSettings },
+  Loss: { ...presetSettings, ...lossSettings, ...routerSettings, ...replaySettings },
   Critic: { ...criticSettings, ...ppoSettings },
   Optimizer: optimizerSettings,
   Evaluation: { ...evaluationSettings, ...bestModelSettings },
@@ -122,6 +122,7 @@ export const commandSections = {
       ...checkpointingSettings,
     },
     Ranks: { ...rankSettings, ...stepRankSettings },
+    Loss: routerSettings,
     Optimizer: { ...optimizerSettings, learning_rate: withDefault(optimizerSettings.learning_rate, 2e-5) },
     Evaluation: {
       ...supervisedEvaluationSettings,
@@ -191,7 +192,7 @@ export const commandSections = {
     Rollouts: { ...fileSettings.update, ...recordedGroupSettings, ...lengthSettings, ...temperatureSettings },
     Batch: { ...iterationSettings, ...microBatchSettings, ...checkpointingSettings },
     Advantages: advantageSettings,
-    Loss: { ...presetSettings, ...lossSettings },
+    Loss: { ...presetSettings, ...lossSettings, ...routerSettings, ...replaySettings },
     Optimizer: optimizerSettings,
     Output: { ...outputFolderSettings("update"), ...resumeSettings, ...quietSettings, ...debugSettings },
   },

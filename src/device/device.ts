@@ -29,10 +29,36 @@ export interface Weight {
   /** [N, K] for a matrix, [N] for a norm's weight or a bias. */
   readonly shape: readonly number[];
   readonly elements: number;
+  /** Of a norm: what is added to the weight before it multiplies; 0 by default, 1 in Gemma's models. */
+  readonly offset?: number;
   /** If this is a master or moment in the layout of a parameter of another type: that type, which decides the layout. */
   readonly layoutOf?: ComputeDType;
   /** If these are masters in two halves (Device.masterDType): where the upper ones are, which are the parameter itself. */
   readonly upper?: number;
+}
+
+/** Weights of one shape, one for each expert, in memory at equal distances. */
+export interface ExpertWeights {
+  /** Of the first one. */
+  readonly first: Weight; // (N, K)
+  readonly count: number; // E
+}
+
+/** Where the pairs of a token and one of its k experts are, when they lie side by side by expert. */
+export interface PairPlaces {
+  /** Where an expert's pairs begin, and the number of all. */
+  readonly offsets: Tensor; // int32 (E + 1)
+  /** t · k + i of each pair of token t and its i-th expert, by expert and then by token. */
+  readonly order: Tensor; // int32 (T · k)
+  /** The place of each pair in that order. */
+  readonly places: Tensor; // int32 (T, k)
+}
+
+/** A router's choice for each token. */
+export interface Routes {
+  readonly weights: Tensor; // float32 (T, k)
+  readonly experts: Tensor; // int32 (T, k)
+  readonly probabilities: Tensor; // float32 (T, E)
 }
 
 /** Memory that the device owns. */
@@ -107,6 +133,13 @@ export interface AdamWSettings {
   readonly gradientScale: number;
 }
 
+/** A soft cap on logits: they are cap · tanh(logits / cap) (Gemma Team 2024, arXiv 2408.00118). */
+export interface LogitCap {
+  readonly cap: number;
+  /** Room for the gradient of a chunk of capped logits, (N, V) float32; null in forward passes. */
+  readonly dlogits: Tensor | null;
+}
+
 /** Columns of `counters` in `sample`: position, sample, prompt, step, slot. */
 export const SAMPLE_COUNTERS = 5;
 /** Tokens in a page of the key-value cache, and keys in a block of every attention op. */
@@ -149,7 +182,7 @@ export interface Ops {
   /** dw (V, D) += dx (T, D) at those rows, tokens in order */
   embeddingBackward(dw: Tensor, dx: Tensor, ids: Tensor, w: Weight): void;
 
-  /** y = x / rms(x) · weight, over the last dimension: x is (T, D) or (T, H·D) with `heads` H; rstd (T, H) is saved. */
+  /** y = x / rms(x) · (offset + weight), over the last dimension: x is (T, D) or (T, H·D) with `heads` H; rstd (T, H) is saved. */
   rmsnormForward(y: Tensor, rstd: Tensor | null, x: Tensor, weight: Weight, epsilon: number, heads?: number): void;
   /** dx = gradient through the norm + dresidual (null: 0; it may be dx itself); dweight += (null: not wanted) */
   rmsnormBackward(
@@ -227,6 +260,34 @@ export interface Ops {
   gluBackward(dx: Tensor, dy: Tensor, x: Tensor, gelu: boolean): void;
 
   /**
+   * probabilities = softmax(logits (T, E) float32); experts = the k most probable of each token, the first of equal ones,
+   * or as they are if `given`; weights = their probabilities, `normalized`: divided by their sum.
+   */
+  routeForward(routes: Routes, logits: Tensor, normalized: boolean, given?: boolean): void;
+  /** dlogits (T, E) float32 = from dweights (T, k) float32 */
+  routeBackward(dlogits: Tensor, dweights: Tensor, routes: Routes, normalized: boolean): void;
+  /** load (E) float32 += Σ rowWeights (T) · probabilities (T, E) */
+  balanceForward(load: Tensor, probabilities: Tensor, rowWeights: Tensor): void;
+  /** dlogits (T, E) float32 += from `slopes` (E), the derivatives in balanceForward's `load` */
+  balanceBackward(dlogits: Tensor, probabilities: Tensor, slopes: Tensor, rowWeights: Tensor): void;
+  /** places = those of the pairs of experts (T, k) */
+  dispatch(places: PairPlaces, experts: Tensor): void;
+  /** y (T · k, D) = the token's row of x (T, D) for each pair, in order */
+  gatherPairs(y: Tensor, x: Tensor, places: PairPlaces): void;
+  /** dx (T, D) grad = the sum of dy (T · k, D) over a token's pairs */
+  scatterPairs(dx: Tensor, dy: Tensor, places: PairPlaces): void;
+  /** x (T, D) float32 += the sum of weight · y (T · k, D) over a token's pairs */
+  combineForward(x: Tensor, y: Tensor, places: PairPlaces, weights: Tensor): void;
+  /** dy (T · k, D) grad = weight · dx, dweights (T, k) = y · dx */
+  combineBackward(dy: Tensor, dweights: Tensor, dx: Tensor, y: Tensor, places: PairPlaces, weights: Tensor): void;
+  /** y (P, N) = x (P, K) · wᵀ of each pair's expert */
+  expertsForward(y: Tensor, x: Tensor, w: ExpertWeights, places: PairPlaces): void;
+  /** dx (P, K) = or += dy (P, N) · w of each pair's expert */
+  expertsBackwardInput(dx: Tensor, dy: Tensor, w: ExpertWeights, places: PairPlaces, accumulate?: boolean): void;
+  /** dw of each expert += dyᵀ · x over its pairs; `dw` is the first one's, and the others follow it */
+  expertsBackwardWeight(dw: Tensor, dy: Tensor, x: Tensor, w: ExpertWeights, places: PairPlaces): void;
+
+  /**
    * The LM head on a chunk of rows: logits (N, V) float32 = hidden · wᵀ, then logprob (entries), entropy (N), lse (N)
    * of softmax(logits / temperature). Row r's targets are the entries entryStart[r] … entryStart[r + 1] − 1; entry
    * indices are absolute, so `logprob` and `targets` cover all rows, not only the chunk's.
@@ -241,6 +302,7 @@ export interface Ops {
     entryStart: Tensor,
     targets: Tensor,
     temperature: number,
+    cap?: LogitCap | null,
   ): void;
   /**
    * dhidden (N, D) =, dw += (null: not wanted), from dlogprob (entries) and dentropy (N). `logits` are overwritten;
@@ -260,6 +322,7 @@ export interface Ops {
     entropy: Tensor,
     temperature: number,
     recompute: boolean,
+    cap?: LogitCap | null,
   ): void;
 
   /**
@@ -286,6 +349,10 @@ export interface Ops {
   /** sum (1) float64 = Σ x², in fixed blocks added in order */
   sumSquares(sum: Tensor, x: Tensor): void;
   scale(x: Tensor, factor: number): void;
+  /** x = cap · tanh(x / cap) */
+  softcapForward(x: Tensor, cap: number): void;
+  /** dx *= 1 − (y / cap)², where y is what softcapForward left; dx is float32 or grad */
+  softcapBackward(dx: Tensor, y: Tensor, cap: number): void;
   /** y += x */
   add(y: Tensor, x: Tensor): void;
   fill(x: Tensor, value: number): void;

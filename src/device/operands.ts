@@ -3,8 +3,8 @@
  * within fused rows, and the scalar arguments of kernels that take the same ones in ffi/cpu and ffi/cuda.
  */
 import { bytesPerElement } from "../tensor/dtype.ts";
-import { columns, type Tensor } from "../tensor/tensor.ts";
-import type { AdamWSettings, AttentionShape, HeadTransform, SamplingSettings, Weight } from "./device.ts";
+import { columns, reshape, type Tensor } from "../tensor/tensor.ts";
+import type { AdamWSettings, AttentionShape, HeadTransform, LogitCap, SamplingSettings, Weight } from "./device.ts";
 
 export function dim(t: Tensor | Weight, index: number): number {
   return t.shape[index] ?? 1;
@@ -93,6 +93,12 @@ export function headsArguments(
  */
 export function inverseTemperature(temperature: number): number {
   return temperature > 0 ? Math.fround(1 / Math.fround(temperature)) : 1;
+}
+
+/** The gradient of a chunk of capped logits. */
+export function cappedGradient({ dlogits }: LogitCap, logits: Tensor): Tensor {
+  expectShape(dlogits !== null, `${logits.name}: no room for the gradient of capped logits`);
+  return reshape(dlogits!, logits.shape);
 }
 
 /** Scalars of `sample`, in order: "seed stream greedy inverse_temperature top_k top_p min_p repetition_penalty". */

@@ -8,6 +8,7 @@ import { resolveModel } from "../checkpoint/hub.ts";
 import { placesOf, readModelConfig } from "../checkpoint/huggingface.ts";
 import type { UpdateConfig } from "../config/schema.ts";
 import type { MetricsRecord } from "../metrics/metrics-file.ts";
+import { auxLossCoef } from "../model/expert-load.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import type { Model } from "../model/model.ts";
 import { onDevice, withDevice } from "../run/device.ts";
@@ -50,6 +51,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const { config, folder, resume, note } = options;
   const startFolder = resume?.folder ?? folder;
   const modelConfig = readModelConfig(startFolder);
+  auxLossCoef(modelConfig, config.routerAuxLossCoef, startFolder);
   const groups = await readRollouts(config.rollouts, { vocabSize: modelConfig.vocabSize });
   checkGroups(config, groups, modelConfig.maxPositionEmbeddings);
   const recorded = recordedSamples(groups);

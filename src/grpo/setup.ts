@@ -10,6 +10,7 @@ import { createClosers } from "../closing.ts";
 import type { TrainConfig } from "../config/schema.ts";
 import type { Device } from "../device/device.ts";
 import { InputError } from "../errors.ts";
+import { auxLossCoef } from "../model/expert-load.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { solo, type Team } from "../ranks/ranks.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
@@ -177,6 +178,7 @@ export async function setUpTraining(
 ): Promise<TrainingSetup> {
   const startFolder = await resolveModel(paths.model, { revision: config.modelRevision, note });
   const modelConfig = readModelConfig(startFolder);
+  auxLossCoef(modelConfig, config.routerAuxLossCoef, paths.model);
   const batch = batchShape(config, team.devices);
   const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadModelTokenizer(startFolder, chatTemplate);

@@ -6,7 +6,14 @@
 import type { Device, Weight } from "../device/device.ts";
 import { adapterColumns } from "../families/adapters.ts";
 import type { ModelConfig } from "../families/config.ts";
-import { type Layer, type Linear, mapLayer, type ParameterSpec, productsOfOneInput } from "../families/layer.ts";
+import {
+  isExperts,
+  type Layer,
+  type Linear,
+  mapLayer,
+  type ParameterSpec,
+  productsOfOneInput,
+} from "../families/layer.ts";
 import { joinedName, layersOf, ownHead, parameterBlocks } from "../families/parameters.ts";
 import { bindBlock, planBlock } from "../tensor/blocks.ts";
 import { type Bind, planBuffers } from "../tensor/buffers.ts";
@@ -135,7 +142,8 @@ export function planModelBuffers(
 function adapterWidth(config: ModelConfig): number {
   const widths = layersOf(config).flatMap((layer) => {
     const { qkv, gateUp } = productsOfOneInput(layer);
-    const groups = [qkv, gateUp, [layer.attention.o], [layer.mlp.down]] as const;
+    const down = isExperts(layer.mlp) ? [] : [layer.mlp.down];
+    const groups = [qkv, gateUp, [layer.attention.o], down] as const;
     const ranks = (linears: readonly Linear<ParameterSpec>[]) =>
       linears.flatMap(({ adapter }) => adapter?.a.shape[0] ?? []);
     return groups.map((linears) => adapterColumns(ranks(linears)).total);
@@ -172,9 +180,10 @@ function bindWeights(config: ModelConfig, dtype: ComputeDType, buffers: Readonly
   const view = (name: string, shape: readonly number[], { address, shape: [elements = 0] }: Tensor): Weight => {
     return { name, address, dtype, shape, elements };
   };
-  const bind = ({ name, shape, copyOf }: ParameterSpec): Weight => {
+  const bind = ({ name, shape, copyOf, offset }: ParameterSpec): Weight => {
     const original = copyOf && bind(copyOf);
-    const weight = view(name, shape, buffers.get(name)!);
+    const own = view(name, shape, buffers.get(name)!);
+    const weight = offset === undefined ? own : { ...own, offset };
     if (original) originals.set(weight, original);
     all.push(weight);
     return weight;

@@ -86,7 +86,6 @@ const trlLines: Trainer["lines"] = [
   ["cache_implementation", droppedUnlessOff("sampling and training are one engine")],
   ["model_init_kwargs", modelOptions],
   ["trust_remote_code", droppedUnlessOff("no code of a model is ever run")],
-  ["router_aux_loss_coef", onlyOff("there are no mixtures of experts: leave it out")],
   ["disable_dropout", dropped("no model has dropout here")],
   ["cast_lm_head_to_fp32", dropped("logits are float32 already")],
   ["pad_to_multiple_of", dropped("sequences are always packed and never padded")],

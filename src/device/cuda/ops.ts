@@ -6,6 +6,7 @@ import { attentionBackwardKernels, attentionBackwardOps } from "./ops/attention-
 import { attentionWarpgroupKernels } from "./ops/attention-warpgroup.ts";
 import { biasKernels, biasOps } from "./ops/bias.ts";
 import { embeddingKernels, embeddingOps } from "./ops/embedding.ts";
+import { expertKernels, expertOps } from "./ops/experts.ts";
 import { flatKernels, flatOps } from "./ops/flat.ts";
 import { gluKernels, gluOps } from "./ops/glu.ts";
 import { lmHeadOps } from "./ops/lm-head.ts";
@@ -25,6 +26,7 @@ export const kernelDefinitions: readonly KernelDefinition[] = [
   attentionWarpgroupKernels,
   biasKernels,
   embeddingKernels,
+  expertKernels,
   flatKernels,
   gluKernels,
   logSoftmaxKernels,
@@ -35,16 +37,18 @@ export const kernelDefinitions: readonly KernelDefinition[] = [
 
 /** Every op of the interface; a missing one is a type error. */
 export function cudaOps(runtime: CudaRuntime, products: Products): Ops {
+  const flat = flatOps(runtime);
   const matmul = matmulOps(runtime, products);
   return {
     ...matmul,
-    ...lmHeadOps(runtime, matmul),
+    ...lmHeadOps(runtime, { ...matmul, ...flat }),
     ...adamwOps(runtime),
     ...attentionOps(runtime),
     ...attentionBackwardOps(runtime),
     ...biasOps(runtime),
     ...embeddingOps(runtime),
-    ...flatOps(runtime),
+    ...expertOps(runtime),
+    ...flat,
     ...gluOps(runtime),
     ...rmsnormOps(runtime),
     ...ropeOps(runtime),

@@ -7,7 +7,18 @@ import type { Ops } from "../../device.ts";
 import { adamwScalars, dim } from "../../operands.ts";
 import { typeCode } from "../operands.ts";
 
-type FlatOp = "adamw" | "addMasters" | "sumSquares" | "scale" | "add" | "fill" | "cast" | "gatherRows" | "scatterRows";
+type FlatOp =
+  | "adamw"
+  | "addMasters"
+  | "sumSquares"
+  | "scale"
+  | "softcapForward"
+  | "softcapBackward"
+  | "add"
+  | "fill"
+  | "cast"
+  | "gatherRows"
+  | "scatterRows";
 
 export function flatOps(kernels: Kernels): Pick<Ops, FlatOp> {
   return {
@@ -18,6 +29,8 @@ export function flatOps(kernels: Kernels): Pick<Ops, FlatOp> {
     addMasters: (y, w, master) => kernels.masters(y.address, w.address, master.address, w.elements, 1),
     sumSquares: (sum, x) => kernels.sum_squares(sum.address, x.address, elementCount(x.shape)),
     scale: (x, factor) => kernels.scale(x.address, elementCount(x.shape), factor),
+    softcapForward: (x, cap) => kernels.softcap_forward(x.address, elementCount(x.shape), cap),
+    softcapBackward: (dx, y, cap) => kernels.softcap_backward(dx.address, y.address, elementCount(dx.shape), cap),
     add: (y, x) => kernels.add(y.address, x.address, elementCount(x.shape)),
     fill: (x, value) => kernels.fill(x.address, elementCount(x.shape), value),
     cast: (y, x) => kernels.cast(y.address, x.address, elementCount(x.shape), typeCode(y), typeCode(x)),
