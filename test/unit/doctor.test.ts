@@ -263,6 +263,7 @@ describe("CUDA", () => {
     expect(finding({ cuda }, "cuda:1")).toMatchObject({ status: "note", cure: expect.stringContaining("8.0") });
     expect(finding({ cuda }, "cuBLAS")).toMatchObject({ status: "ok", text: "13.1.0, /lib/libcublas.so.13" });
     expect(finding({ cuda }, "NVRTC")).toMatchObject({ status: "ok", text: "13.0, /lib/libnvrtc.so.13" });
+    expect(finding({ cuda }, "NCCL")).toMatchObject({ status: "ok", text: "2.31.2, /lib/libnccl.so.2" });
     expect(missing({ cuda })).toEqual([]);
   });
 
@@ -274,6 +275,15 @@ describe("CUDA", () => {
     const topics = findings(sound).map(({ topic }) => topic);
     expect(topics).not.toContain("cuBLAS");
     expect(missing({})).toEqual([]);
+  });
+
+  test("NCCL is missed where there are several GPUs", () => {
+    const without = { ...cuda, nccl: sound.cuda.nccl };
+    expect(finding({ cuda: without }, "NCCL")).toEqual({
+      ...{ topic: "NCCL", status: "note", text: "libnccl.so.2: not found", cure: "looked in here; install it" },
+    });
+    const topics = findings({ ...sound, cuda: { ...without, gpus: [gpu] } }).map(({ topic }) => topic);
+    expect(topics).not.toContain("NCCL");
   });
 
   test("a driver without a library, and one without a GPU", () => {
