@@ -2,8 +2,8 @@
  * Launches on the emulated GPU, which times nothing but counts everything: kernels and library products that ran, those replayed
  * in a graph included. On any other device there is nothing to read.
  */
+import { bindLibrary } from "../ffi/bindings/bind.ts";
 import { textAt } from "../ffi/bindings/native.ts";
-import { bindLibrary } from "../ffi/bindings/nvidia-libraries.ts";
 import type { CudaDevice } from "../src/device/cuda/device.ts";
 import type { Device } from "../src/device/device.ts";
 import type { ModelConfig } from "../src/families/config.ts";

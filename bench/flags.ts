@@ -25,6 +25,9 @@ export const settings = {
   dtype: choice(["float32", "bfloat16"], null)`
     Number format of the model. null: both (ops), bfloat16 (rollout, update), the checkpoint's (step, startup).`,
   threads: engineSettings.threads,
+  ranks: whole(2, null)`
+    roofline: what as many ranks send each other in a step, and how long it takes over three networks, in place of the table of
+    GPUs.`,
   path: text(null, "NAME")`Instruction path (grpo doctor lists them). null: the one that training uses.`,
   quick: toggle(false)`Fewer samples and less work: about a third of the time, and more noise.`,
   num_generations: whole(1, null)`Completions per prompt. null: 16 on a GPU, 8 on a CPU; step: as in training.`,
@@ -53,6 +56,7 @@ export interface BenchFlags {
   readonly model: string | null;
   readonly dtype: "float32" | "bfloat16" | null;
   readonly threads: number | null;
+  readonly ranks: number | null;
   readonly path: string | null;
   readonly quick: boolean;
   readonly numGenerations: number | null;

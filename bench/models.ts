@@ -41,6 +41,12 @@ const qwen2 = {
   eos_token_id: 151645,
 };
 
+const qwen3Large = {
+  ...qwen3,
+  ...{ hidden_size: 5120, intermediate_size: 25600, num_hidden_layers: 64, num_attention_heads: 64 },
+  tie_word_embeddings: false,
+};
+
 const qwen2Small = {
   ...qwen2,
   ...{ vocab_size: 151936, hidden_size: 896, intermediate_size: 4864, num_hidden_layers: 24 },
@@ -79,6 +85,8 @@ const [small, large] = [named("Qwen3-0.6B", qwen3), named("Qwen2.5-7B", qwen2)];
 
 /** The models of the roofline table. */
 export const rooflineModels: readonly NamedModel[] = [small, large];
+/** Those of the table of ranks. */
+export const exchangedModels: readonly NamedModel[] = [small, large, named("Qwen3-32B", qwen3Large)];
 export const models: readonly NamedModel[] = [
   named("SmolLM2-135M", smollm2),
   named("Qwen2.5-0.5B", qwen2Small),

@@ -4,7 +4,14 @@
  * quotient of this.
  */
 import type { ModelConfig } from "../src/families/config.ts";
-import type { Attention, Linear, Mlp, ParameterSpec } from "../src/families/layer.ts";
+import {
+  type Attention,
+  type Experts,
+  isExperts,
+  type Linear,
+  type Mlp,
+  type ParameterSpec,
+} from "../src/families/layer.ts";
 import { layersOf, ownHead } from "../src/families/parameters.ts";
 import { type Rotary, ropeTable } from "../src/families/rope.ts";
 import { glu, logSoftmax } from "./ops/reference.ts";
@@ -32,7 +39,9 @@ export function referenceScores(
   const hidden = referenceHidden(config, parameters, [...prompt, ...completion.slice(0, -1)], ropeTable);
   const head = valuesOf(parameters, ownHead(config) ?? config.embedding.copyOf ?? config.embedding);
   const rows = completion.map((target, i) => {
-    const { logp, entropy } = logSoftmax(product(hidden[prompt.length - 1 + i]!, head, config.vocabSize), 1);
+    const logits = product(hidden[prompt.length - 1 + i]!, head, config.vocabSize);
+    const { logitCap: cap } = config;
+    const { logp, entropy } = logSoftmax(cap === undefined ? logits : logits.map((z) => cap * Math.tanh(z / cap)), 1);
     return { logprob: logp[target]!, entropy };
   });
   return { logprobs: rows.map(({ logprob }) => logprob), entropies: rows.map(({ entropy }) => entropy) };
@@ -46,18 +55,21 @@ export function referenceHidden(
   rotaryTable: RotaryTable,
 ): Rows {
   const get = (spec: ParameterSpec) => valuesOf(parameters, spec);
-  const D = config.hiddenSize;
+  const { hiddenSize: D, embeddingScale = 1 } = config;
   const embedding = get(config.embedding);
-  let x: Rows = tokens.map((token) => embedding.slice(token * D, (token + 1) * D));
+  let x: Rows = tokens.map((token) =>
+    embedding.slice(token * D, (token + 1) * D).map((value) => value * embeddingScale),
+  );
   const normed = (rows: Rows, weight: ParameterSpec | null) =>
-    weight === null ? rows : rows.map((row) => rmsnorm(row, get(weight), config.rmsNormEps));
+    weight === null ? rows : rows.map((row) => rmsnorm(row, multiplier(weight, get), config.rmsNormEps));
   const added = (y: Rows) => x.map((row, t) => row.map((value, d) => value + y[t]![d]!));
   for (const layer of layersOf(config)) {
     const { rope, shape } = layer.attention;
     const table = rotaryTable({ headDim: shape.headDim, rope }, tokens.length);
     const attended = attention(normed(x, layer.inputNorm), layer.attention, table, get, config.rmsNormEps);
     x = added(normed(attended, layer.attentionNorm));
-    x = added(normed(mlp(normed(x, layer.postNorm), layer.mlp, get), layer.mlpNorm));
+    const read = normed(x, layer.postNorm);
+    x = added(normed(isExperts(layer.mlp) ? experts(read, layer.mlp, get) : mlp(read, layer.mlp, get), layer.mlpNorm));
   }
   return normed(x, config.finalNorm);
 }
@@ -85,6 +97,12 @@ function rmsnorm(x: Float64Array, weight: Float64Array, epsilon: number): Float6
 
 type Get = (spec: ParameterSpec) => Float64Array;
 
+/** What a norm multiplies by. */
+function multiplier(norm: ParameterSpec, get: Get): Float64Array {
+  const { offset = 0 } = norm;
+  return get(norm).map((value) => offset + value);
+}
+
 function linear({ weight, bias, adapter }: Linear<ParameterSpec>, get: Get): (x: Float64Array) => Float64Array {
   const [w, b] = [get(weight), bias && get(bias)];
   const N = weight.shape[0]!;
@@ -111,6 +129,24 @@ function mlp(x: Rows, { activation, intermediateSize: F, gateUp, down }: Mlp<Par
   });
 }
 
+/** The most probable experts' MLPs, weighed by their probabilities. */
+function experts(x: Rows, mixture: Experts<ParameterSpec>, get: Get): Rows {
+  const { router, gate, up, down, perToken, normalized } = mixture;
+  const plain = (weight: ParameterSpec) => ({ weight, bias: null });
+  return x.map((row) => {
+    const { logp } = logSoftmax(product(row, get(router), gate.length), 1);
+    const chosen = [...logp.keys()].sort((a, b) => logp[b]! - logp[a]! || a - b).slice(0, perToken);
+    const all = normalized ? chosen.reduce((sum, e) => sum + Math.exp(logp[e]!), 0) : 1;
+    const sum = new Float64Array(row.length);
+    for (const e of chosen) {
+      const own = { ...mixture, gateUp: [plain(gate[e]!), plain(up[e]!)], down: plain(down[e]!) };
+      const [out] = mlp([row], own, get);
+      for (let d = 0; d < sum.length; d++) sum[d]! += (Math.exp(logp[e]!) / all) * out![d]!;
+    }
+    return sum;
+  });
+}
+
 /** Causal attention of all heads, H / Hkv of which share keys and values. */
 function attention(
   x: Rows,
@@ -125,10 +161,10 @@ function attention(
   const headsOf = (from: number, count: number, norm: ParameterSpec | null): Rows[] =>
     qkv.map((row) => {
       const own = row.slice(from * Dh, (from + count) * Dh);
-      const all = norm && a.headNorms?.over === "all heads" ? rmsnorm(own, get(norm), epsilon) : own;
+      const all = norm && a.headNorms?.over === "all heads" ? rmsnorm(own, multiplier(norm, get), epsilon) : own;
       return Array.from({ length: count }, (_, h) => {
         const head = all.slice(h * Dh, (h + 1) * Dh);
-        return norm && a.headNorms?.over === "each head" ? rmsnorm(head, get(norm), epsilon) : head;
+        return norm && a.headNorms?.over === "each head" ? rmsnorm(head, multiplier(norm, get), epsilon) : head;
       });
     });
   const rotated = (rows: Rows[]): Rows[] =>

@@ -149,14 +149,14 @@ export function opCase<R extends Run, Op extends OpName>(
   return { op, settings, body };
 }
 
+/** A norm's weight with what is added to it; `at` gives the sum. */
+export function offsetBy(weight: WeightSlot, offset: number): WeightSlot {
+  return offset === 0 ? weight : { ...weight, offset, at: (i) => offset + weight.at(i) };
+}
+
 /** A case of gradients of activations stored as bfloat16. */
 export function bfloat16Gradients<R extends Run, Op extends OpName>(one: OpCase<R, Op>): OpCase<R, Op> {
   return { ...one, only: { kind: "cuda", reason: "the CPU's gradients of activations are float32 (gradientDType)" } };
-}
-
-/** A case of a sliding window. */
-export function windowed<R extends Run, Op extends OpName>(one: OpCase<R, Op>): OpCase<R, Op> {
-  return { ...one, only: { kind: "cpu", reason: "attention on CUDA has no windows" } };
 }
 
 /** The names of the true flags; false ones are omitted. */

@@ -41,7 +41,7 @@ export const EXPONENTIAL = 22;
 export const movedBytes = ({ bytes, between = 0 }: Cost): number => bytes + between;
 
 export const bytesOf = (t: Tensor): number => elementCount(t.shape) * bytesPerElement(t.dtype);
-export const weightBytes = (w: Weight): number => w.elements * bytesPerElement(w.dtype);
+export const weightBytes = (w: Weight): number => w.elements * (w.quantized ? 1 : bytesPerElement(w.dtype));
 export const optional = (t: Tensor | null): number => (t ? bytesOf(t) : 0);
 export const rowsOf = (t: Tensor): number => t.shape[0] ?? 1;
 

@@ -164,6 +164,7 @@ export function fillWith(device: Device, t: Tensor, at: PeriodicValues): void {
     if (from === 0 || at.period !== PERIOD) {
       for (let i = 0; i < length; i++) chunk[i] = at(from + i);
       if (t.dtype === "bfloat16") data = Uint16Array.from(bits, (x) => x >>> 16);
+      else if (t.dtype === "uint8") data = Uint8Array.from(chunk);
       else data = t.dtype === "uint16" ? Uint16Array.from(chunk) : chunk;
     }
     device.upload(rows(flat, from, length), data.subarray(0, length));

@@ -8,6 +8,7 @@ import { decodeBucket, headChunks, microBatchTokens, ROW_BLOCK } from "../../src
 import type { GpuFacts } from "../../src/device/cuda/gpu.ts";
 import { pageElements } from "../../src/device/cuda/ops/attention.ts";
 import { attentionScratchElements } from "../../src/device/cuda/ops/attention-backward.ts";
+import { cudaNf4Layout } from "../../src/device/cuda/ops/nf4.ts";
 import { workspaceBytes } from "../../src/device/cuda/products.ts";
 import { largestSlots } from "../../src/device/cuda/scratch.ts";
 import type { Device, DeviceMemory, NumberArray, Ops } from "../../src/device/device.ts";
@@ -105,6 +106,7 @@ export function countingDevice(
     numericsKey: "counting",
     exactlyOnPolicy: false,
     queuesWork: false,
+    peers: null,
     microBatchTokens: microBatchTokens(totalBytes),
     ...headChunks(totalBytes),
     ops,
@@ -129,6 +131,7 @@ export function countingDevice(
     activationDType: (dtype) => dtype,
     gradientDType: (dtype) => dtype,
     masterDType: "float32",
+    parameterLayout: () => "rows",
     decodeBucket,
     rowBlock: ROW_BLOCK,
     parameterElements: elementCount,
@@ -137,6 +140,8 @@ export function countingDevice(
     scratchBytes: (...sizes) => largestSlots(sizes, limits).reduce((a, b) => a + b, 0),
     prepare() {},
     loadParameter() {},
+    nf4Layout: cudaNf4Layout,
+    loadCodes() {},
     saveParameter() {},
     record(key, job) {
       recorded.set(key, job);

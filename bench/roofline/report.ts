@@ -1,10 +1,46 @@
 /** `grpo bench roofline`: the tables, as text. */
 import { microBatchTokens } from "../../src/device/cuda/device.ts";
+import { usualShards } from "../../src/ranks/ranks.ts";
 import { type NamedModel, rooflineModels } from "../models.ts";
 import { type CountsTable, type OpTime, opTimes, phaseTime } from "./evaluate.ts";
+import { type Exchange, exchangeOf, networks } from "./exchanges.ts";
 import { type Gpu, gpus } from "./machines.ts";
 import { type Phase, type StepShape, stepPhases } from "./phases.ts";
 import { LEAST_SHARE, reasons } from "./reasons.ts";
+
+const exchangeWidths = [30, 11, 10, 11, 10];
+
+/** What `ranks` ranks send each other in a step, and the time it takes over each network. */
+export function exchangeTable(models: readonly NamedModel[], ranks: number): string[] {
+  const { groups, samples, completionTokens } = stepShape;
+  const shards = usualShards(ranks);
+  const tokens = groups * samples * completionTokens;
+  const lines = [
+    "A model, not a measurement: what a rank sends to the others in a step (as much arrives at the same time), by the rules of",
+    "docs/ranks.md, and the least time it takes over networks of a given speed, one way, if all ranks are connected by one.",
+    "",
+    `A step of ${groups * samples} completions of ${completionTokens} tokens on ${ranks} ranks, ${shards} gradient shards; bfloat16 weights, float32 gradients.`,
+  ];
+  for (const { name, config } of models) {
+    const [divided, whole] = [true, false].map((zero) =>
+      exchangeOf(config, { ranks, shards, zero, completionTokens: tokens }),
+    ) as [Exchange, Exchange];
+    const row = (what: string, bytes: number) =>
+      line([what, amount(bytes, "B"), ...networks.map(({ bandwidth }) => seconds(bytes / bandwidth))], exchangeWidths);
+    lines.push(
+      "",
+      line([name, "bytes", ...networks.map(({ name: network }) => network)], exchangeWidths),
+      row("gradients, to who sums them", divided.gradients),
+      row("updated weights, to all", divided.updated),
+      row("completions, to all", divided.completions),
+      row("step", divided.gradients + divided.updated + divided.completions),
+      row("step, optimizer not divided", whole.gradients + whole.updated + whole.completions),
+      `memory of a rank: weights and gradients ${amount(divided.model, "B")}; masters and moments ${amount(divided.optimizer, "B")}, not divided ${amount(whole.optimizer, "B")}`,
+    );
+  }
+  lines.push("", ...networks.map(({ name, bandwidth, source }) => `${name}, ${amount(bandwidth, "B/s")}: ${source}`));
+  return lines;
+}
 
 /** G = 64 and 1,024 tokens as in DeepSeekMath (arXiv 2402.03300); 1,024 completions a step. */
 const stepShape: Omit<StepShape, "microBatchTokens"> = {

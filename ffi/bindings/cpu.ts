@@ -27,13 +27,13 @@ const signatures = {
   embedding_forward: "x:ptr ids:ptr w:ptr T:i32 D:i32 wdtype:i32",
   embedding_backward: "dw:ptr dx:ptr ids:ptr T:i32 D:i32 wdtype:i32",
   rmsnorm_forward:
-    "y:ptr rstd:ptr x:ptr weight:ptr T:i32 H:i32 D:i32 ldy:i32 ldx:i32 eps:f32 ydtype:i32 xdtype:i32 wdtype:i32",
+    "y:ptr rstd:ptr x:ptr weight:ptr T:i32 H:i32 D:i32 ldy:i32 ldx:i32 eps:f32 offset:f32 ydtype:i32 xdtype:i32 wdtype:i32",
   rmsnorm_backward:
-    "dx:ptr dweight:ptr dy:ptr x:ptr weight:ptr rstd:ptr dresidual:ptr T:i32 H:i32 D:i32 lddx:i32 lddy:i32 ldx:i32 xdtype:i32 wdtype:i32",
+    "dx:ptr dweight:ptr dy:ptr x:ptr weight:ptr rstd:ptr dresidual:ptr T:i32 H:i32 D:i32 lddx:i32 lddy:i32 ldx:i32 offset:f32 xdtype:i32 wdtype:i32",
   rope_forward: "x:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 ldx:i32 dtype:i32",
   rope_backward: "dx:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 lddx:i32",
   heads_forward:
-    "qkv:ptr rstd_q:ptr rstd_k:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Hkv:i32 Dh:i32 ldqkv:i32 ldraw:i32 eps:f32 dtype:i32 wdtype:i32",
+    "qkv:ptr rstd_q:ptr rstd_k:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Hkv:i32 Dh:i32 ldqkv:i32 ldraw:i32 eps:f32 offset:f32 dtype:i32 wdtype:i32",
   attention_forward:
     "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
   attention_backward:
@@ -43,6 +43,21 @@ const signatures = {
     "out:ptr q:ptr kpages:ptr vpages:ptr page_table:ptr prompt_lengths:ptr completion_lengths:ptr B:i32 table_width:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
   glu_forward: "y:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
   glu_backward: "dx:ptr dy:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
+  route_forward: "weights:ptr experts:ptr probabilities:ptr logits:ptr T:i32 E:i32 K:i32 normalized:i32 given:i32",
+  route_backward: "dlogits:ptr dweights:ptr weights:ptr experts:ptr probabilities:ptr T:i32 E:i32 K:i32 normalized:i32",
+  balance_forward: "load:ptr probabilities:ptr row_weights:ptr T:i32 E:i32",
+  balance_backward: "dlogits:ptr probabilities:ptr slopes:ptr row_weights:ptr T:i32 E:i32",
+  dispatch: "offsets:ptr order:ptr places:ptr experts:ptr T:i32 E:i32 K:i32",
+  gather_pairs: "y:ptr x:ptr order:ptr P:i32 K:i32 D:i32 dtype:i32",
+  scatter_pairs: "dx:ptr dy:ptr places:ptr T:i32 K:i32 D:i32",
+  combine_forward: "x:ptr y:ptr places:ptr weights:ptr T:i32 K:i32 D:i32 dtype:i32",
+  combine_backward: "dy:ptr dweights:ptr dx:ptr y:ptr places:ptr weights:ptr T:i32 K:i32 D:i32 dtype:i32",
+  experts_forward:
+    "y:ptr x:ptr w:ptr offsets:ptr E:i32 next:i64 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32",
+  experts_backward_input:
+    "dx:ptr dy:ptr w:ptr offsets:ptr E:i32 next:i64 N:i32 K:i32 lddx:i32 lddy:i32 dxdtype:i32 dydtype:i32 wdtype:i32 accumulate:i32",
+  experts_backward_weight:
+    "dw:ptr dy:ptr x:ptr offsets:ptr E:i32 next:i64 N:i32 K:i32 lddy:i32 ldx:i32 dydtype:i32 xdtype:i32",
   log_softmax_forward:
     "logprob:ptr entropy:ptr lse:ptr logits:ptr entry_start:ptr targets:ptr rows:i32 vocabulary:i32 inverse_temperature:f32",
   log_softmax_backward:
@@ -50,12 +65,16 @@ const signatures = {
   sample:
     "ids:ptr logprob:ptr sampling_logprob:ptr logits:ptr logit_row:ptr counters:ptr seen:ptr B:i32 vocabulary:i32 seed:u32 stream:u32 greedy:i32 inverse_temperature:f32 top_k:i32 top_p:f32 min_p:f32 repetition_penalty:f32",
   adamw:
-    "p:ptr master:ptr m:ptr v:ptr g:ptr n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 dtype:i32",
+    "p:ptr master:ptr m:ptr v:ptr g:ptr n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 form:i32 seed:u32 stream:u32 step:u32 parameter:u32",
+  adamw_8bit:
+    "p:ptr master:ptr m:ptr m_absmax:ptr v:ptr v_absmax:ptr g:ptr maps:ptr nearest:ptr n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 form:i32 seed:u32 stream:u32 step:u32 parameter:u32",
   masters: "y:ptr p:ptr lower:ptr n:i64 accumulate:i32",
   split_masters: "p:ptr lower:ptr x:ptr n:i64",
   sum_squares: "sum:ptr x:ptr n:i64",
   scale: "x:ptr n:i64 factor:f32",
   add: "y:ptr x:ptr n:i64",
+  softcap_forward: "x:ptr n:i64 cap:f32",
+  softcap_backward: "dx:ptr y:ptr n:i64 cap:f32",
   fill: "x:ptr n:i64 value:f32",
   cast: "y:ptr x:ptr n:i64 ydtype:i32 xdtype:i32",
   gather_rows: "y:ptr x:ptr rows:ptr N:i32 D:i32",

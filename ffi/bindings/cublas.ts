@@ -5,11 +5,10 @@
  * Source: cuBLAS documentation, https://docs.nvidia.com/cuda/cublas/
  */
 import { dirname, join } from "node:path";
+import { bindLibrary, type Calls } from "./bind.ts";
 import type { Trace } from "./calls.ts";
 import { nativeBlock, textAt } from "./native.ts";
 import {
-  bindLibrary,
-  type Calls,
   findLibrary,
   libraryFolders,
   loadedFile,

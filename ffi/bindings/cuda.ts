@@ -6,17 +6,10 @@
  * Source: CUDA Driver API reference, https://docs.nvidia.com/cuda/cuda-driver-api/
  */
 
+import { bindLibrary, type Calls } from "./bind.ts";
 import type { Trace } from "./calls.ts";
 import { type NativeBlock, nativeBlock, textAt } from "./native.ts";
-import {
-  bindLibrary,
-  type Calls,
-  driverFolders,
-  findLibrary,
-  loadedFile,
-  NvidiaCallError,
-  type SearchOptions,
-} from "./nvidia-libraries.ts";
+import { driverFolders, findLibrary, loadedFile, NvidiaCallError, type SearchOptions } from "./nvidia-libraries.ts";
 
 const signatures = {
   cuInit: "Flags:u32",
@@ -29,6 +22,7 @@ const signatures = {
   cuDeviceGetName: "name:ptr len:i32 dev:i32",
   cuDeviceGetAttribute: "pi:ptr attrib:i32 dev:i32",
   cuDeviceTotalMem_v2: "bytes:ptr dev:i32",
+  cuDeviceGetUuid_v2: "uuid:ptr dev:i32",
 
   cuDevicePrimaryCtxRetain: "pctx:ptr dev:i32",
   cuDevicePrimaryCtxRelease_v2: "dev:i32",

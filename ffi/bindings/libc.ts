@@ -17,6 +17,8 @@ const symbolTable = {
   madvise: { args: ["usize", "usize", "i32"], returns: "i32" },
   // int flock(int fd, int operation)
   flock: { args: ["i32", "i32"], returns: "i32" },
+  // void exit(int status)
+  exit: { args: ["i32"], returns: "void" },
 } as const;
 
 const isMac = process.platform === "darwin";
@@ -198,4 +200,9 @@ const heldElsewhere = isMac ? 35 : 11;
 export function lockFile(fd: number): "locked" | "held" | "unsupported" {
   if (libc.flock(fd, LOCK_EX | LOCK_NB) === 0) return "locked";
   return read.i32(errorNumber() as Pointer, 0) === heldElsewhere ? "held" : "unsupported";
+}
+
+/** From here on the process ends by the C library's exit, which calls the handlers of libraries; Bun's own does not. */
+export function exitWithHandlers(): void {
+  process.on("exit", (status) => libc.exit(status));
 }

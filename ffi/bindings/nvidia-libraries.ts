@@ -1,16 +1,13 @@
 /**
  * Finds and loads NVIDIA's shared libraries: from a toolkit, conda, a Python environment or the driver, in versions 13 and 12.
- * The tables of symbols are in cuda.ts, cublas.ts and nvrtc.ts; this file binds them, and counts calls and time per symbol if
- * tracing is on. Linux only: NVIDIA has no driver for macOS.
+ * The tables of symbols are in cuda.ts, cublas.ts, nvrtc.ts and nccl.ts. Linux only: NVIDIA has no driver for macOS.
  */
-import { dlopen, FFIType, suffix } from "bun:ffi";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { homeFolder } from "../../src/cache.ts";
-import { errorText, RunError } from "../../src/errors.ts";
-import { type Call, functionType, type Trace, traced } from "./calls.ts";
-import { nativeBlock, textAt } from "./native.ts";
+import { RunError } from "../../src/errors.ts";
 import { entries, pythonFolders } from "./python-environments.ts";
+import { systemLoader } from "./system-loader.ts";
 
 /** Versions that the bindings support; the first one found is used. */
 export const majorVersions: readonly number[] = [13, 12];
@@ -85,46 +82,6 @@ export function driverFolders({ root = "/" }: SearchOptions = {}): string[] {
   return folders.map((folder) => join(root, folder));
 }
 
-interface Loader {
-  /** Loads a library permanently, by file or by name; null, or the loader's reason for failing. */
-  load(path: string): string | null;
-}
-
-const RTLD_NOW = 2;
-
-let loader: Loader | undefined;
-
-/**
- * The C library's own dlopen: Bun's requires symbols and cannot just load a library that the next one needs. Once loaded, a
- * library serves later loads by its bare name, without exposing its symbols to others.
- */
-function systemLoader(): Loader {
-  if (loader) return loader;
-  const table = {
-    // void *dlopen(const char *filename, int flags)
-    dlopen: { args: [FFIType.ptr, FFIType.i32], returns: FFIType.ptr },
-    // char *dlerror(void)
-    dlerror: { args: [], returns: FFIType.ptr },
-  } as const;
-  for (const name of ["libc.so.6", "libdl.so.2", `libc.${suffix}`, "libSystem.B.dylib"]) {
-    try {
-      const { symbols } = dlopen(name, table);
-      const call = symbols as unknown as { dlopen(path: number, flags: number): number | null; dlerror(): number };
-      const text = nativeBlock(4096);
-      loader = {
-        load: (path) => {
-          if (call.dlopen(text.setText(0, path), RTLD_NOW)) return null;
-          return textAt(Number(call.dlerror() ?? 0));
-        },
-      };
-      return loader;
-    } catch {
-      // try the next candidate: before 2.34, glibc has dlopen in a separate library
-    }
-  }
-  throw new RunError("the C library has no dlopen; CUDA needs Linux with glibc");
-}
-
 /**
  * Finds a library, in the newest version whose file has all of `beside` next to it: any version in `options.folder`, since
  * whoever names a folder means its contents; then for each version the loader's path and `folders`.
@@ -148,8 +105,9 @@ export function findLibrary(
     for (const major of versions) if (complete(folder, major)) return { path: join(folder, file(major)), major };
   let reason = "not found";
   for (const major of versions) {
-    const failure = systemLoader().load(file(major));
-    if (failure === null) return { path: file(major), major };
+    const loaded = systemLoader().load(file(major));
+    if (typeof loaded === "number") return { path: file(major), major };
+    const failure = loaded;
     if (!/cannot open shared object file|No such file/.test(failure)) reason = failure;
     const found = folders.find((folder) => complete(folder, major));
     if (found) return { path: join(found, file(major)), major };
@@ -171,35 +129,7 @@ export function loadedFile(path: string): string {
 
 /** Loads a library that the next one needs by its bare name. @throws RunError with the loader's own reason */
 export function preload(path: string): void {
-  const failure = systemLoader().load(path);
-  if (failure !== null) throw new RunError(`${path}: cannot be loaded (${failure}); install the library again`);
-}
-
-export type Calls<T> = Readonly<Record<keyof T, Call>>;
-
-/**
- * The symbols of a library as functions. Names in `textual` return the address of a text, all others a status.
- *
- * @throws RunError if the library cannot be loaded or lacks a symbol
- */
-export function bindLibrary<T extends Readonly<Record<string, string>>>(
-  path: string,
-  signatures: T,
-  textual: readonly (keyof T)[],
-  trace: Trace | null,
-): Calls<T> {
-  const names = Object.keys(signatures);
-  const table = Object.fromEntries(
-    names.map((name) => [
-      name,
-      functionType(signatures[name] ?? "", textual.includes(name) ? FFIType.ptr : FFIType.i32),
-    ]),
-  );
-  let symbols: Record<string, Call>;
-  try {
-    symbols = dlopen(path, table).symbols as unknown as Record<string, Call>;
-  } catch (error) {
-    throw new RunError(`${path}: cannot be used (${errorText(error)}); install version 12 or 13 of it`);
-  }
-  return Object.fromEntries(names.map((name) => [name, traced(trace, name, symbols[name]!)])) as Calls<T>;
+  const loaded = systemLoader().load(path);
+  if (typeof loaded === "string")
+    throw new RunError(`${path}: cannot be loaded (${loaded}); install the library again`);
 }

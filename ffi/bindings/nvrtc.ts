@@ -7,12 +7,11 @@
 
 import { readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { bindLibrary, type Calls } from "./bind.ts";
 import type { Trace } from "./calls.ts";
 import { bytesAt } from "./libc.ts";
 import { nativeBlock, textAt } from "./native.ts";
 import {
-  bindLibrary,
-  type Calls,
   findLibrary,
   libraryFolders,
   loadedFile,

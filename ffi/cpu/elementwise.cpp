@@ -1,8 +1,7 @@
 // Flat float32 work and moves of rows.
-//   adamw         Loshchilov & Hutter 2019, decoupled decay: parameter, master, m, v updated
-//   masters       y (=|+=) the float32 masters of a bfloat16 parameter    split_masters: both parts of masters x =
 //   sum_squares   sum (1) =   in float64, in blocks of fixed size added in order
 //   scale, fill   x =         add: y +=        cast: y =
+//   softcap_forward  x = cap · tanh(x / cap)   softcap_backward: dx (n) *= 1 − (y / cap)², y what the forward pass left
 //   gather_rows   y (N, D) = x[rows]           scatter_rows: dx (T, D) = 0, then dx[rows] = dy (rows distinct)
 #include "simd.h"
 #include "threads.h"
@@ -14,48 +13,6 @@ static constexpr int64_t BLOCK = 16384;
 template <class Body>
 INLINE void blocks(int64_t n, const Body& body) {
   parallel(ceil_div(n, BLOCK), [&](int64_t b) { body(b * BLOCK, smaller(n, (b + 1) * BLOCK)); });
-}
-
-// grad_scale is the clipping factor; correction1 = 1 − β1^t, correction2 = 1 − β2^t. In float32 p is its own master, which is
-// null; in bfloat16 master has the lower halves (`split`).
-void adamw(void* p, uint16_t* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,
-           float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t dtype) {
-  const V step = set1(lr / correction1), root = set1(__builtin_sqrtf(correction2)), decay = set1(1.0f - lr * weight_decay);
-  const V b1 = set1(beta1), b2 = set1(beta2), c1 = set1(1.0f - beta1), c2 = set1(1.0f - beta2);
-  blocks(n, [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; i += W) {
-      int k = (int)smaller(W, to - i);
-      V grad = mul(load_upto(g + i, k), set1(grad_scale));
-      V first = fma(b1, load_upto(m + i, k), mul(c1, grad));
-      V second = fma(b2, load_upto(v + i, k), mul(c2, mul(grad, grad)));
-      V denominator = add(div(sqrt(second), root), set1(eps));
-      const V before = dtype == 1 ? join_upto((const bf16*)p + i, master + i, k) : load_upto((const float*)p + i, k);
-      const V value = sub(mul(before, decay), div(mul(step, first), denominator));
-      store_upto(m + i, first, k);
-      store_upto(v + i, second, k);
-      if (dtype == 1) split_upto((bf16*)p + i, master + i, value, k);
-      else store_upto((float*)p + i, value, k);
-    }
-  });
-}
-
-void masters(float* y, const void* p, const uint16_t* lower, int64_t n, int32_t accumulate) {
-  blocks(n, [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; i += W) {
-      const int k = (int)smaller(W, to - i);
-      const V value = join_upto((const bf16*)p + i, lower + i, k);
-      store_upto(y + i, accumulate ? add(load_upto(y + i, k), value) : value, k);
-    }
-  });
-}
-
-void split_masters(void* p, uint16_t* lower, const float* x, int64_t n) {
-  blocks(n, [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; i += W) {
-      const int k = (int)smaller(W, to - i);
-      split_upto((bf16*)p + i, lower + i, load_upto(x + i, k), k);
-    }
-  });
 }
 
 void sum_squares(double* sum, const float* x, int64_t n) {
@@ -105,6 +62,30 @@ void scale(float* x, int64_t n, float factor) {
 
 void add(float* y, const float* x, int64_t n) {
   each(y, n, [&](int64_t i, int k) { return add(load_upto(y + i, k), load_upto(x + i, k)); });
+}
+
+// tanh: its series where e^(−2x) would cancel.
+INLINE V tanh_of(V x) {
+  const V size = max(x, sub(zero(), x)), square = mul(x, x);
+  V series = fma(square, set1(-17.0f / 315), set1(2.0f / 15));
+  series = fma(square, series, set1(-1.0f / 3));
+  series = fma(mul(x, square), series, x);
+  const V e = exp_below(mul(size, set1(-2.0f)));
+  const V whole = div(sub(set1(1.0f), e), add(set1(1.0f), e));
+  return select_less(size, set1(0.2f), series, select_less(x, zero(), sub(zero(), whole), whole));
+}
+
+void softcap_forward(float* x, int64_t n, float cap) {
+  const V inverse = set1(1.0f / cap);
+  each(x, n, [&](int64_t i, int k) { return mul(tanh_of(mul(load_upto(x + i, k), inverse)), set1(cap)); });
+}
+
+void softcap_backward(float* dx, const float* y, int64_t n, float cap) {
+  const V inverse = set1(1.0f / cap);
+  each(dx, n, [&](int64_t i, int k) {
+    const V t = mul(load_upto(y + i, k), inverse);
+    return mul(load_upto(dx + i, k), sub(set1(1.0f), mul(t, t)));
+  });
 }
 
 void fill(float* x, int64_t n, float value) {

@@ -8,7 +8,7 @@ namespace KERNEL_PATH {
 
 void heads_forward(void* qkv, float* rstd_q, float* rstd_k, const void* raw, const void* weight_q, const void* weight_k,
                    const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Hkv,
-                   int32_t Dh, int32_t ldqkv, int32_t ldraw, float eps, int32_t dtype, int32_t wdtype) {
+                   int32_t Dh, int32_t ldqkv, int32_t ldraw, float eps, float offset, int32_t dtype, int32_t wdtype) {
   WITH_DTYPE(dtype, TX, WITH_DTYPE(wdtype, TW, {
     const int64_t half = Dh / 2;
     parallel(ceil_div(T, 8), [&](int64_t block) {
@@ -18,7 +18,7 @@ void heads_forward(void* qkv, float* rstd_q, float* rstd_k, const void* raw, con
         const float *c = cos + positions[t] * half, *s = sin + positions[t] * half;
         for (int64_t h = 0; h < H + Hkv; h++) {
           const bool key = h >= H;
-          float r = norm_row(out + h * Dh, row + h * Dh, (const TW*)(key ? weight_k : weight_q), Dh, eps);
+          float r = norm_row(out + h * Dh, row + h * Dh, (const TW*)(key ? weight_k : weight_q), Dh, eps, offset);
           if (key && rstd_k) rstd_k[t * Hkv + h - H] = r;
           if (!key && rstd_q) rstd_q[t * H + h] = r;
           turn(out + h * Dh, c, s, half, 1.0f);

@@ -10,8 +10,12 @@
 // B operand directly), the backward one (16×16 blocks are transposed on the way), the embedding and the head. Its
 // gradient, masters and moments have the same layout in float32, so the optimizer is elementwise.
 //
+// A weight may also be in NF4 (nf4.h), whose panels are made as a product needs them; its type code says what the bias and the
+// adapters are: 3 float32, 4 bfloat16.
+//
 // An output element is one chain over the reduction index, for any M, threads or blocking (tile.h). pack.h brings the
 // operands into the order in which tiles read them.
+#include "nf4.h"
 #include "ops.h"
 #include "pack.h"
 #include "panels.h"
@@ -60,11 +64,13 @@ struct Product {
   bool y16, x16, w16;   // bfloat16
   bool transposed, accumulate;
   float factor;
+  bool nf4 = false;  // w16 then says what bias and adapters are
   const AdapterTerm* terms = nullptr;  // they go on with the chains of x · wᵀ
   int64_t term_count = 0;
 
   const char* x_at(int64_t r, int64_t k) const { return (const char*)x + (r * ldx + k) * (x16 ? 2 : 4); }
   char* y_at(int64_t r, int64_t n) const { return (char*)y + (r * ldy + n) * (y16 ? 2 : 4); }
+  Nf4 quantized() const { return transposed ? Nf4::of(w, depth, K) : Nf4::of(w, columns, K); }
   // The weight's elements from row n, a multiple of 16, and column k.
   const char* w_at(int64_t n, int64_t k) const { return (const char*)w + (n * K + k * PANEL) * (w16 ? 2 : 4); }
 };
@@ -76,12 +82,17 @@ static __attribute__((noinline)) void pack_rows_of(const Product& g, float* pack
 
 // Elements [k, k + depth) of panel p as float32.
 static __attribute__((noinline)) void make_panel(const Product& g, float* wide, int64_t p, int64_t k, int64_t depth) {
+  if (g.nf4) {
+    const Nf4 quantized = g.quantized();
+    return g.transposed ? quantized.transpose(wide, k, depth, p * PANEL) : quantized.widen(wide, p, k, depth);
+  }
   if (!g.transposed) return widen_panel(wide, (const bf16*)g.w_at(p * PANEL, k), depth);
   WITH_DTYPE(g.w16, TW, { transpose_panel(wide, (const TW*)g.w, k, depth, p * PANEL, g.K); });
 }
 
 // Fetches a part of what the next panel will be made of.
 INLINE void prefetch(const Product& g, int64_t p, int64_t k, int64_t depth, int64_t part, int64_t parts) {
+  if (g.nf4) return;  // a sixteenth of what is computed meanwhile
   const int64_t line = 64 / PANEL / (g.w16 ? 2 : 4);  // rows of a panel
   const int64_t each = ceil_div(ceil_div(depth, parts), PANEL) * PANEL;
   for (int64_t i = part * each; i < smaller(depth, (part + 1) * each); i += line) {
@@ -145,13 +156,13 @@ static void add_terms(const Product& g, Tile t, int64_t row, int64_t p, int64_t 
 // Rows [row, row + rows) and panels [from, to). The reduction is cut into pieces of `cut` elements.
 static void product_task(const Product& g, int64_t row, int64_t rows, int64_t from, int64_t to, int64_t cut) {
   const Strips strips = Strips::of(rows);
-  const bool few = strips.count <= FEW_STRIPS && !g.transposed, narrow = few && g.w16;
-  const bool stored = !g.transposed && (narrow || !g.w16);  // B is read where it is
+  const bool few = strips.count <= FEW_STRIPS && !g.transposed, narrow = few && g.w16 && !g.nf4;
+  const bool stored = !g.transposed && !g.nf4 && (narrow || !g.w16);  // B is read where it is
   // In place, rows that lie a multiple of 2 KiB apart would evict each other from the L1.
   const bool pack = g.x16 || (!few && (to - from >= PACK_PANELS || g.ldx % 512 == 0));
   // Sums may wait in y itself unless something is done to them at the end.
   const bool in_place = !g.y16 && !g.bias && !g.accumulate && g.factor == 1, wait = cut < g.depth && !in_place;
-  const int64_t most_beside = panels_beside(rows);
+  const int64_t most_beside = g.nf4 ? smaller(2, panels_beside(rows)) : panels_beside(rows);
   const int64_t at_once = wait ? smaller(to - from, SUM_BYTES / 4 / PANEL / rows) : to - from;
   float* packed = (float*)thread_scratch(0, pack ? strips.count * strip_floats(cut) * 4 : 0);
   float* sums = (float*)thread_scratch(1, (wait ? at_once : most_beside) * rows * PANEL * 4);
@@ -208,7 +219,7 @@ INLINE int64_t share_panels(int64_t panels, int64_t blocks, int64_t step) {
 static void product(const Product& g) {
   const int64_t depth = g.transposed ? TRANSPOSED_DEPTH : DEPTH, bytes = g.transposed ? TRANSPOSED_A_BYTES : A_BYTES;
   // A single strip reads B only once, so there it runs on to the end.
-  const bool once = g.rows <= STRIP && !g.transposed;
+  const bool once = g.rows <= STRIP && !g.transposed && !g.nf4;
   const int64_t cut = once ? g.depth : smaller(g.depth, piece(g.depth, depth, PANEL));
   const int64_t block = smaller(g.rows, piece(g.rows, smaller(MOST_ROWS, bytes / 4 / cut), STRIP));
   const int64_t panels = ceil_div(g.columns, PANEL), blocks = ceil_div(g.rows, block);
@@ -219,11 +230,16 @@ static void product(const Product& g) {
   });
 }
 
+// The type codes of a weight: float32, bfloat16, NF4 among float32 and among bfloat16.
+INLINE bool is_nf4(int32_t wdtype) { return wdtype >= 3; }
+INLINE bool is_16(int32_t wdtype) { return wdtype == 1 || wdtype == 4; }
+
 void matmul_forward(void* y, const void* x, const void* w, const void* bias, int32_t M, int32_t N, int32_t K,
                     int32_t ldy, int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype, int32_t accumulate,
                     float factor) {
   if (M <= 0 || N <= 0) return;
-  product({y, x, w, bias, M, N, K, ldy, ldx, K, ydtype != 0, xdtype != 0, wdtype != 0, false, accumulate != 0, factor});
+  product({y, x, w, bias, M, N, K, ldy, ldx, K, ydtype != 0, xdtype != 0, is_16(wdtype), false, accumulate != 0, factor,
+           is_nf4(wdtype)});
 }
 
 void adapted_forward(void* y, const void* x, const void* w, const void* bias, const AdapterTerm* terms, int32_t count,
@@ -231,18 +247,20 @@ void adapted_forward(void* y, const void* x, const void* w, const void* bias, co
                      int32_t wdtype, int32_t accumulate) {
   if (M <= 0 || N <= 0) return;
   if (xdtype == 0 && K > 0)
-    return product({y, x, w, bias, M, N, K, ldy, ldx, K, ydtype != 0, false, wdtype != 0, false, accumulate != 0, 1, terms, count});
+    return product({y, x, w, bias, M, N, K, ldy, ldx, K, ydtype != 0, false, is_16(wdtype), false, accumulate != 0, 1,
+                    is_nf4(wdtype), terms, count});
   matmul_forward(y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate, 1);
   for (const AdapterTerm* t = terms; t < terms + count; t++)
     matmul_forward((char*)y + t->first * (ydtype ? 2 : 4), t->down, t->b, nullptr, M, (int32_t)t->N, (int32_t)t->rank, ldy,
-                   (int32_t)t->ld, ydtype, xdtype, wdtype, 1, 1);
+                   (int32_t)t->ld, ydtype, xdtype, is_16(wdtype), 1, 1);
 }
 
 void matmul_backward_input(void* dx, const void* dy, const void* w, int32_t M, int32_t N, int32_t K, int32_t lddx,
                            int32_t lddy, int32_t dxdtype, int32_t dydtype, int32_t wdtype, int32_t accumulate,
                            float factor) {
   if (M <= 0 || K <= 0) return;
-  product({dx, dy, w, nullptr, M, K, N, lddx, lddy, K, dxdtype != 0, dydtype != 0, wdtype != 0, true, accumulate != 0, factor});
+  product({dx, dy, w, nullptr, M, K, N, lddx, lddy, K, dxdtype != 0, dydtype != 0, is_16(wdtype), true,
+           accumulate != 0, factor, is_nf4(wdtype)});
 }
 
 void matmul_backward_weight(float* dw, const void* dy, const void* x, int32_t M, int32_t N, int32_t K, int32_t lddy,

@@ -52,13 +52,13 @@ struct AdapterTerm {
      (dw, dx, ids, T, D, wdtype))                                                                                      \
   OP(rmsnorm_forward,                                                                                                  \
      (void* y, float* rstd, const void* x, const void* weight, int32_t T, int32_t H, int32_t D, int32_t ldy,           \
-      int32_t ldx, float eps, int32_t ydtype, int32_t xdtype, int32_t wdtype),                                         \
-     (y, rstd, x, weight, T, H, D, ldy, ldx, eps, ydtype, xdtype, wdtype))                                             \
+      int32_t ldx, float eps, float offset, int32_t ydtype, int32_t xdtype, int32_t wdtype),                           \
+     (y, rstd, x, weight, T, H, D, ldy, ldx, eps, offset, ydtype, xdtype, wdtype))                                     \
   OP(rmsnorm_backward,                                                                                                 \
      (float* dx, float* dweight, const float* dy, const void* x, const void* weight, const float* rstd,                \
-      const float* dresidual, int32_t T, int32_t H, int32_t D, int32_t lddx, int32_t lddy, int32_t ldx,                \
+      const float* dresidual, int32_t T, int32_t H, int32_t D, int32_t lddx, int32_t lddy, int32_t ldx, float offset,  \
       int32_t xdtype, int32_t wdtype),                                                                                 \
-     (dx, dweight, dy, x, weight, rstd, dresidual, T, H, D, lddx, lddy, ldx, xdtype, wdtype))                          \
+     (dx, dweight, dy, x, weight, rstd, dresidual, T, H, D, lddx, lddy, ldx, offset, xdtype, wdtype))                  \
   OP(rope_forward,                                                                                                     \
      (void* x, const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Dh,         \
       int32_t ldx, int32_t dtype),                                                                                     \
@@ -70,9 +70,9 @@ struct AdapterTerm {
   OP(heads_forward,                                                                                                    \
      (void* qkv, float* rstd_q, float* rstd_k, const void* raw, const void* weight_q, const void* weight_k,            \
       const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Hkv, int32_t Dh,     \
-      int32_t ldqkv, int32_t ldraw, float eps, int32_t dtype, int32_t wdtype),                                         \
-     (qkv, rstd_q, rstd_k, raw, weight_q, weight_k, positions, cos, sin, T, H, Hkv, Dh, ldqkv, ldraw, eps, dtype,      \
-      wdtype))                                                                                                         \
+      int32_t ldqkv, int32_t ldraw, float eps, float offset, int32_t dtype, int32_t wdtype),                           \
+     (qkv, rstd_q, rstd_k, raw, weight_q, weight_k, positions, cos, sin, T, H, Hkv, Dh, ldqkv, ldraw, eps, offset,     \
+      dtype, wdtype))                                                                                                  \
   OP(attention_forward,                                                                                                \
      (void* out, float* lse, const void* q, const void* k, const void* v, const int32_t* segments, int32_t S,          \
       int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldo, int32_t ldq, float scale,            \
@@ -99,6 +99,48 @@ struct AdapterTerm {
      (y, x, T, F, gelu, dtype))                                                                                        \
   OP(glu_backward, (float* dx, const float* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype),     \
      (dx, dy, x, T, F, gelu, dtype))                                                                                   \
+  OP(route_forward,                                                                                                    \
+     (float* weights, int32_t* experts, float* probabilities, const float* logits, int32_t T, int32_t E, int32_t K,    \
+      int32_t normalized, int32_t given),                                                                              \
+     (weights, experts, probabilities, logits, T, E, K, normalized, given))                                            \
+  OP(route_backward,                                                                                                   \
+     (float* dlogits, const float* dweights, const float* weights, const int32_t* experts,                             \
+      const float* probabilities, int32_t T, int32_t E, int32_t K, int32_t normalized),                                \
+     (dlogits, dweights, weights, experts, probabilities, T, E, K, normalized))                                        \
+  OP(balance_forward,                                                                                                  \
+     (float* load, const float* probabilities, const float* row_weights, int32_t T, int32_t E),                        \
+     (load, probabilities, row_weights, T, E))                                                                         \
+  OP(balance_backward,                                                                                                 \
+     (float* dlogits, const float* probabilities, const float* slopes, const float* row_weights, int32_t T, int32_t E),\
+     (dlogits, probabilities, slopes, row_weights, T, E))                                                              \
+  OP(dispatch,                                                                                                         \
+     (int32_t* offsets, int32_t* order, int32_t* places, const int32_t* experts, int32_t T, int32_t E, int32_t K),     \
+     (offsets, order, places, experts, T, E, K))                                                                       \
+  OP(gather_pairs,                                                                                                     \
+     (void* y, const void* x, const int32_t* order, int32_t P, int32_t K, int32_t D, int32_t dtype),                   \
+     (y, x, order, P, K, D, dtype))                                                                                    \
+  OP(scatter_pairs, (float* dx, const float* dy, const int32_t* places, int32_t T, int32_t K, int32_t D),              \
+     (dx, dy, places, T, K, D))                                                                                        \
+  OP(combine_forward,                                                                                                  \
+     (float* x, const void* y, const int32_t* places, const float* weights, int32_t T, int32_t K, int32_t D,           \
+      int32_t dtype),                                                                                                  \
+     (x, y, places, weights, T, K, D, dtype))                                                                          \
+  OP(combine_backward,                                                                                                 \
+     (float* dy, float* dweights, const float* dx, const void* y, const int32_t* places, const float* weights,         \
+      int32_t T, int32_t K, int32_t D, int32_t dtype),                                                                 \
+     (dy, dweights, dx, y, places, weights, T, K, D, dtype))                                                           \
+  OP(experts_forward,                                                                                                  \
+     (void* y, const void* x, const void* w, const int32_t* offsets, int32_t E, int64_t next, int32_t N, int32_t K,    \
+      int32_t ldy, int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype),                                       \
+     (y, x, w, offsets, E, next, N, K, ldy, ldx, ydtype, xdtype, wdtype))                                              \
+  OP(experts_backward_input,                                                                                           \
+     (void* dx, const void* dy, const void* w, const int32_t* offsets, int32_t E, int64_t next, int32_t N, int32_t K,  \
+      int32_t lddx, int32_t lddy, int32_t dxdtype, int32_t dydtype, int32_t wdtype, int32_t accumulate),               \
+     (dx, dy, w, offsets, E, next, N, K, lddx, lddy, dxdtype, dydtype, wdtype, accumulate))                            \
+  OP(experts_backward_weight,                                                                                          \
+     (float* dw, const void* dy, const void* x, const int32_t* offsets, int32_t E, int64_t next, int32_t N, int32_t K, \
+      int32_t lddy, int32_t ldx, int32_t dydtype, int32_t xdtype),                                                     \
+     (dw, dy, x, offsets, E, next, N, K, lddy, ldx, dydtype, xdtype))                                                  \
   OP(log_softmax_forward,                                                                                              \
      (float* logprob, float* entropy, float* lse, const float* logits, const int32_t* entry_start,                     \
       const int32_t* targets, int32_t rows, int32_t vocabulary, float inverse_temperature),                            \
@@ -116,14 +158,25 @@ struct AdapterTerm {
       inverse_temperature, top_k, top_p, min_p, repetition_penalty))                                                   \
   OP(adamw,                                                                                                            \
      (void* p, uint16_t* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,    \
-      float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t dtype),           \
-     (p, master, m, v, g, n, lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale, dtype))        \
+      float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t form,             \
+      uint32_t seed, uint32_t stream, uint32_t step, uint32_t parameter),                                              \
+     (p, master, m, v, g, n, lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale, form, seed,    \
+      stream, step, parameter))                                                                                        \
+  OP(adamw_8bit,                                                                                                       \
+     (void* p, uint16_t* master, uint8_t* m, float* m_absmax, uint8_t* v, float* v_absmax, const float* g,             \
+      const float* maps, const uint8_t* nearest, int64_t n, float lr, float beta1, float beta2, float eps,             \
+      float weight_decay, float correction1, float correction2, float grad_scale, int32_t form, uint32_t seed,         \
+      uint32_t stream, uint32_t step, uint32_t parameter),                                                             \
+     (p, master, m, m_absmax, v, v_absmax, g, maps, nearest, n, lr, beta1, beta2, eps, weight_decay, correction1,      \
+      correction2, grad_scale, form, seed, stream, step, parameter))                                                   \
   OP(masters, (float* y, const void* p, const uint16_t* lower, int64_t n, int32_t accumulate),                         \
      (y, p, lower, n, accumulate))                                                                                     \
   OP(split_masters, (void* p, uint16_t* lower, const float* x, int64_t n), (p, lower, x, n))                           \
   OP(sum_squares, (double* sum, const float* x, int64_t n), (sum, x, n))                                               \
   OP(scale, (float* x, int64_t n, float factor), (x, n, factor))                                                       \
   OP(add, (float* y, const float* x, int64_t n), (y, x, n))                                                            \
+  OP(softcap_forward, (float* x, int64_t n, float cap), (x, n, cap))                                                   \
+  OP(softcap_backward, (float* dx, const float* y, int64_t n, float cap), (dx, y, n, cap))                             \
   OP(fill, (float* x, int64_t n, float value), (x, n, value))                                                          \
   OP(cast, (void* y, const void* x, int64_t n, int32_t ydtype, int32_t xdtype), (y, x, n, ydtype, xdtype))             \
   OP(gather_rows, (float* y, const float* x, const int32_t* rows, int32_t N, int32_t D), (y, x, rows, N, D))           \

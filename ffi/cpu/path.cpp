@@ -1,12 +1,15 @@
 // One instruction path: every kernel, compiled in this namespace with this path's flags, and the table of them.
 // The build compiles this file once a path, with -DKERNEL_PATH=name.
+#include "adamw.cpp"
 #include "attention.cpp"
 #include "attention_backward.cpp"
 #include "elementwise.cpp"
 #include "embedding.cpp"
+#include "experts.cpp"
 #include "glu.cpp"
 #include "log_softmax.cpp"
 #include "matmul.cpp"
+#include "experts_products.h"
 #include "ops.h"
 #include "rmsnorm.cpp"
 #include "rope.cpp"

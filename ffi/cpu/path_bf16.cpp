@@ -14,6 +14,8 @@ extern const Kernels kernels;
 
 #include "attention_backward_bf16.cpp"
 #include "products_bf16.cpp"
+#include "nf4_bf16.cpp"
+#include "experts_products.h"
 #include "weights_bf16.cpp"
 
 namespace KERNEL_PATH {
@@ -53,9 +55,12 @@ static constexpr Kernels table() {
   k.kv_store = kv_store;
   k.attention_decode = attention_decode;
   k.matmul_forward = matmul_forward;
-  k.adapted_forward = adapted_forward;
+  k.adapted_forward = adapted_forward_nf4;
   k.matmul_backward_input = matmul_backward_input;
   k.matmul_backward_weight = matmul_backward_weight;
+  k.experts_forward = experts_forward;
+  k.experts_backward_input = experts_backward_input;
+  k.experts_backward_weight = experts_backward_weight;
   return k;
 }
 #undef KERNEL_ENTRY

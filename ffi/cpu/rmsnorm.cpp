@@ -1,4 +1,4 @@
-// y = x · rstd · weight,  rstd = 1 / sqrt(mean(x²) + eps)   (Zhang & Sennrich 2019), over rows of D elements; a token
+// y = x · rstd · (offset + weight),  rstd = 1 / sqrt(mean(x²) + eps)   (Zhang & Sennrich 2019), over rows of D elements; a token
 // has H such rows (H = 1 for the hidden state, the number of heads for q/k norm), token t starting at x + t · ldx.
 //
 //   rmsnorm_forward   y =, rstd (T, H) =
@@ -9,9 +9,15 @@
 
 namespace KERNEL_PATH {
 
+// Up to W elements of a norm's weight; `offset` is what the parameter leaves out (1 in Gemma's models).
+template <class TW>
+INLINE V norm_weight(const TW* weight, int n, float offset) {
+  return add(load_upto(weight, n), set1(offset));
+}
+
 // One row of D elements; returns rstd.
 template <class TY, class TX, class TW>
-INLINE float norm_row(TY* out, const TX* row, const TW* weight, int64_t D, float eps) {
+INLINE float norm_row(TY* out, const TX* row, const TW* weight, int64_t D, float eps, float offset) {
   V squares = zero();
   int64_t d = 0;
   for (; d + W <= D; d += W) {
@@ -26,18 +32,19 @@ INLINE float norm_row(TY* out, const TX* row, const TW* weight, int64_t D, float
   for (d = 0; d < D; d += W) {
     int n = (int)smaller(W, D - d);
     V normal = mul(load_upto(row + d, n), set1(r));
-    store_upto(out + d, mul(normal, load_upto(weight + d, n)), n);
+    store_upto(out + d, mul(normal, norm_weight(weight + d, n, offset)), n);
   }
   return r;
 }
 
 void rmsnorm_forward(void* y, float* rstd, const void* x, const void* weight, int32_t T, int32_t H, int32_t D,
-                     int32_t ldy, int32_t ldx, float eps, int32_t ydtype, int32_t xdtype, int32_t wdtype) {
+                     int32_t ldy, int32_t ldx, float eps, float offset, int32_t ydtype, int32_t xdtype,
+                     int32_t wdtype) {
   WITH_DTYPE(ydtype, TY, WITH_DTYPE(xdtype, TX, WITH_DTYPE(wdtype, TW, {
     parallel(ceil_div(T, 8), [&](int64_t block) {
       for (int64_t i = block * 8 * H; i < smaller(T, block * 8 + 8) * H; i++) {
         const float r = norm_row((TY*)y + i / H * ldy + i % H * D, (const TX*)x + i / H * ldx + i % H * D,
-                                 (const TW*)weight, D, eps);
+                                 (const TW*)weight, D, eps, offset);
         if (rstd) rstd[i] = r;
       }
     });
@@ -69,7 +76,7 @@ INLINE void weight_gradient(float* dweight, const float* dy, const TX* x, const 
 
 void rmsnorm_backward(float* dx, float* dweight, const float* dy, const void* x, const void* weight, const float* rstd,
                       const float* dresidual, int32_t T, int32_t H, int32_t D, int32_t lddx, int32_t lddy, int32_t ldx,
-                      int32_t xdtype, int32_t wdtype) {
+                      float offset, int32_t xdtype, int32_t wdtype) {
   WITH_DTYPE(xdtype, TX, WITH_DTYPE(wdtype, TW, {
     // The weight's gradient first: it reads dy, which dx may overwrite. A task owns a range of D, a few cache lines of each
     // row where D allows.
@@ -89,13 +96,13 @@ void rmsnorm_backward(float* dx, float* dweight, const float* dy, const void* x,
         V dots = zero();
         for (int64_t d = 0; d < D; d += W) {
           int n = (int)smaller(W, D - d);
-          dots = fma(mul(load_upto(grad + d, n), load_upto((const TW*)weight + d, n)), load_upto(row + d, n), dots);
+          dots = fma(mul(load_upto(grad + d, n), norm_weight((const TW*)weight + d, n, offset)), load_upto(row + d, n), dots);
         }
         float r = rstd[i];
         float projection = sum_lanes(dots) * r * r * r / (float)D;
         for (int64_t d = 0; d < D; d += W) {
           int n = (int)smaller(W, D - d);
-          V through = mul(mul(load_upto(grad + d, n), load_upto((const TW*)weight + d, n)), set1(r));
+          V through = mul(mul(load_upto(grad + d, n), norm_weight((const TW*)weight + d, n, offset)), set1(r));
           V value = sub(through, mul(load_upto(row + d, n), set1(projection)));
           if (residual) value = add(value, load_upto(residual + d, n));
           store_upto(out + d, value, n);

@@ -192,7 +192,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                             const bf16* __restrict__ dout, const bf16* __restrict__ q, const bf16* __restrict__ k,
                             const bf16* __restrict__ v, const float2* __restrict__ stats,
                             const int4* __restrict__ units, const int* __restrict__ segments, int T, int H, int Hkv,
-                            int ldd, int ldo, int ldq, int head_o, int head_q, float scale) {
+                            int window, int ldd, int ldo, int ldq, int head_o, int head_q, float scale) {
   constexpr int ROW_TILES = 1, OUT = DP / KEY_PARTS;
   static_assert(2 * ROWS_BYTES + 4 * STEP_BYTES + 2 * STEP * sizeof(float2) <= KEY_SHARED_BYTES, "operands");
   static_assert(sums_bytes<ROW_TILES, OUT>() <= KEY_SHARED_BYTES, "sums");
@@ -238,6 +238,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   int buffer = 0;
   for (bool more = true; more; buffer ^= 1) {
     const int first_query = walk.row, rows_there = walk.rows(), from = walk.from, to = walk.to;
+    const int reach = walk.shift + window;  // rows from a key to the first query that no longer sees it
     more = walk.advance(group);
     if (more) stage_step(buffer ^ 1);
     // The warp's keys and queries. A prompt precedes its completions, so that a query sees no key behind it.
@@ -246,17 +247,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     for (int column = 0; column < rows_there; column += COLUMNS) {
       const int query = first_query + column;
       if (key >= query + COLUMNS) continue;
+      if (WINDOWED && query >= key + 16 * ROW_TILES + reach) continue;
       const u32 queries = 2 * buffer * STEP_BYTES + column * DP * 2, douts = queries + STEP_BYTES;
       float p[ROW_TILES][COLUMNS / 8][4], ds[ROW_TILES][COLUMNS / 8][4];
       multiply<ROW_TILES, COLUMNS>(p, row_keys, step_columns + queries);
       multiply<ROW_TILES, COLUMNS>(ds, row_values, step_columns + douts);
       int seen_from[ROW_TILES][2];  // the first of these queries that sees this lane's key
+      int seen_to[ROW_TILES][2];    // and the first one after it that does not
 #pragma unroll
       for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
           const int this_key = key + 16 * m + 8 * half + lane / 4;
           seen_from[m][half] = this_key < from || this_key >= to ? COLUMNS : this_key - query;
+          seen_to[m][half] = this_key + reach - query;
         }
 #pragma unroll
       for (int n = 0; n < COLUMNS / 8; n++) {
@@ -267,7 +271,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
           for (int e = 0; e < 4; e++) {
             const float power = exp2_approx(fmaf(p[m][n][e], exponent, e % 2 ? two.z : two.x));
-            p[m][n][e] = at + e % 2 >= seen_from[m][e / 2] ? power : 0;
+            const bool seen = at + e % 2 >= seen_from[m][e / 2] && (!WINDOWED || at + e % 2 < seen_to[m][e / 2]);
+            p[m][n][e] = seen ? power : 0;
             ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - (e % 2 ? two.w : two.y));
           }
       }
@@ -302,7 +307,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, QUERY_BLOCKS)
     attention_backward_queries(DQKV_TYPE* __restrict__ dq, const bf16* __restrict__ dout, const bf16* __restrict__ q,
                                const bf16* __restrict__ k, const bf16* __restrict__ v, const float2* __restrict__ stats,
                                const int4* __restrict__ tiles, const int* __restrict__ segments, int T, int H, int Hkv,
-                               int ldd, int ldo, int ldq, int head_o, int head_q, float scale) {
+                               int window, int ldd, int ldo, int ldq, int head_o, int head_q, float scale) {
   constexpr int ROW_TILES = QUERY_ROW_TILES;
   static_assert(2 * ROWS_BYTES + 4 * STEP_BYTES <= QUERY_SHARED_BYTES, "operands");
   static_assert(sums_bytes<ROW_TILES, DP>() <= QUERY_SHARED_BYTES, "sums");
@@ -316,7 +321,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, QUERY_BLOCKS)
   const int head = blockIdx.y, h = head / (H / Hkv);
   const Segment s = segment_at(segments, tile.segment);
   const int first_query = s.start + tile.index * TILE, count = smaller(TILE, s.length - tile.index * TILE);
-  KeyWalk<STEP> walk(s, tile.index * TILE + count);
+  KeyWalk<STEP> walk(s, tile.index * TILE + count, tile.index * TILE, window);
   stage<TILE>(queries, q + (i64)first_query * ldq + head * head_q, ldq, count);
   stage<TILE>(douts, dout + (i64)first_query * ldo + head * head_o, ldo, count);
 
@@ -351,6 +356,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, QUERY_BLOCKS)
   for (bool more = true; more; buffer ^= 1) {
     const int first_key = walk.row(), end = first_key + walk.rows();
     const bool own = walk.own;
+    const int reach = walk.shift() + window;
     more = walk.advance();
     if (more) stage_step(buffer ^ 1);
     const int query = first_query + row;
@@ -368,13 +374,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, QUERY_BLOCKS)
         for (int half = 0; half < 2; half++) {
           const int this_query = query + 16 * m + 8 * half + lane / 4;
           const int seen = (own ? smaller(end, this_query + 1) : end) - key;  // of the warp's keys, by this query
+          const int before = WINDOWED ? this_query - reach + 1 - key : 0;  // of the warp's keys, outside the window
           const float2 stat = row_stats[m][half];
 #pragma unroll
           for (int n = 0; n < COLUMNS / 8; n++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
               const float power = exp2_approx(fmaf(p[m][n][2 * half + e], exponent, stat.x));
-              const float weight = 8 * n + lane % 4 * 2 + e < seen ? power : 0;
+              const int place = 8 * n + lane % 4 * 2 + e;
+              const float weight = place < seen && (!WINDOWED || place >= before) ? power : 0;
               ds[m][n][2 * half + e] = weight * (ds[m][n][2 * half + e] - stat.y);
             }
         }

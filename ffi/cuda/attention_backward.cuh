@@ -17,9 +17,15 @@
 
 #include "primitives.cuh"
 
+#ifndef WINDOWED  // kernels that make lists and sums need not know
+#define WINDOWED 0
+#endif
+
 struct Segment {
   int start, length, prefix_start, prefix_length;
 };
+
+INLINE int larger_of(int a, int b) { return a > b ? a : b; }
 
 INLINE Segment segment_at(const int* segments, int s) {
   const int* at = segments + 4 * s;
@@ -53,6 +59,10 @@ INLINE bool visits(const Segment& c, const Segment& s) {
   return c.prefix_length > 0 && c.prefix_start < s.start + s.length && c.prefix_start + c.prefix_length > s.start;
 }
 
+// A query sees a key of its own segment at most window − 1 rows before it. Of its prefix, the rows between the prefix's end
+// and its segment's start do not count: `shift` is their number.
+INLINE bool in_window(int query, int key, int shift, int window) { return query - key - shift < window; }
+
 // The queries that a unit meets, AT_ONCE rows and one head of the group at a time; all threads hold the same walk. A
 // prompt precedes its completions, so a query sees no key that lies behind it, whosever it is.
 template <int AT_ONCE>
@@ -64,6 +74,7 @@ struct QueryWalk {
   int sub;       // rows of the tile already passed
   int head;      // within the group
   int from, to;  // rows of keys that these queries see, as far as they precede them
+  int shift;     // in_window
 
   INLINE QueryWalk(const int* segments, const Work& work)
       : segments(segments), own(work.segment), c(work.first_visitor), left(work.to - work.from), sub(0), head(0) {
@@ -71,6 +82,7 @@ struct QueryWalk {
     row = s.start + (work.index + work.from) * TILE;
     from = s.start;
     to = end = s.start + s.length;
+    shift = 0;
     if (row >= end) visit(work.index + work.from - ceil_div(s.length, TILE));
   }
 
@@ -86,6 +98,7 @@ struct QueryWalk {
         end = visitor.start + visitor.length;
         from = visitor.prefix_start;
         to = visitor.prefix_start + visitor.prefix_length;
+        shift = visitor.start - to;
         return;
       }
       skip -= tiles;
@@ -115,7 +128,17 @@ struct KeyWalk {
   int at;
   bool own;
 
-  INLINE KeyWalk(const Segment& s, int own_end) : s(s), own_end(own_end), at(0), own(s.prefix_length == 0) {}
+  // `from`: the first query's place in its segment.
+  INLINE KeyWalk(const Segment& s, int own_end, int from, int window)
+      : s(s), own_end(own_end), at(0), own(s.prefix_length == 0) {
+    if (!WINDOWED) return;
+    const int own_before = from - window + 1, before = own_before + s.prefix_length;
+    own = own || before >= s.prefix_length;
+    at = larger_of(0, own ? own_before : before) / AT_ONCE * AT_ONCE;
+  }
+
+  // Rows between the end of the keys' segment and the queries' (in_window).
+  INLINE int shift() const { return own ? 0 : s.start - s.prefix_start - s.prefix_length; }
 
   INLINE bool advance() {
     at += AT_ONCE;

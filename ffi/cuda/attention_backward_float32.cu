@@ -110,8 +110,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                                 const DOUT_TYPE* __restrict__ dout, const float* __restrict__ q,
                                 const float* __restrict__ k, const float* __restrict__ v,
                                 const float2* __restrict__ stats, const int4* __restrict__ units,
-                                const int* __restrict__ segments, int T, int H, int Hkv, int ldd, int ldo, int ldq,
-                                float scale) {
+                                const int* __restrict__ segments, int T, int H, int Hkv, int window, int ldd, int ldo,
+                                int ldq, float scale) {
   extern __shared__ __align__(16) unsigned char memory[];
   Shared& shared = *(Shared*)memory;
   const Work work = work_at(units, blockIdx.x);
@@ -149,7 +149,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
       for (int i = 0; i < SCORE_ROWS; i++) {
         const int key = first_key + x + 8 * i;
-        const bool seen = key >= walk.from && key < walk.to && key <= query;
+        const bool seen = key >= walk.from && key < walk.to && key <= query &&
+                          (!WINDOWED || in_window(query, key, walk.shift, window));
         const float weight = seen ? expf(fmaf(p[i][j], scale, stat.x)) : 0;
         shared.weights[0][column][x + 8 * i] = weight;
         shared.weights[1][column][x + 8 * i] = weight * (ds[i][j] - stat.y);
@@ -177,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                                    const float* __restrict__ q, const float* __restrict__ k,
                                    const float* __restrict__ v, const float2* __restrict__ stats,
                                    const int4* __restrict__ tiles, const int* __restrict__ segments, int T, int H,
-                                   int Hkv, int ldd, int ldo, int ldq, float scale) {
+                                   int Hkv, int window, int ldd, int ldo, int ldq, float scale) {
   extern __shared__ __align__(16) unsigned char memory[];
   Shared& shared = *(Shared*)memory;
   const Tile tile = tile_at(tiles, blockIdx.x);
@@ -196,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   for (int i = 0; i < SCORE_ROWS; i++)
     row_stats[i] = x + 8 * i < count ? stats[(i64)head * T + first_query + x + 8 * i] : make_float2(0, 0);
 
-  KeyWalk<STEP> walk(s, first_query - s.start + count);
+  KeyWalk<STEP> walk(s, first_query - s.start + count, first_query - s.start, window);
   Sums sums = {};
   do {
     const int first_key = walk.row(), rows = walk.rows();
@@ -215,7 +216,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
       for (int i = 0; i < SCORE_ROWS; i++) {
         const int column = y + 16 * j, query = first_query + x + 8 * i;
-        const bool seen = column < rows && (!walk.own || first_key + column <= query);
+        const bool seen = column < rows && (!walk.own || first_key + column <= query) &&
+                          (!WINDOWED || in_window(query, first_key + column, walk.shift(), window));
         const float weight = seen ? expf(fmaf(p[i][j], scale, row_stats[i].x)) : 0;
         shared.weights[1][column][x + 8 * i] = weight * (ds[i][j] - row_stats[i].y);
       }

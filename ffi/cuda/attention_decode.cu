@@ -2,7 +2,8 @@
 // q and k are transformed here (heads.cuh), k and v stored at (page (B), offset (B)), which is where the sequence ends; page −1
 // leaves them out. page_table (B, table_width): the prompt's pages, then the completion's; lengths (B) count the tokens in the
 // cache, the new one included. A sequence of lengths 0 gets zeros, and nothing of its table is read. Rows are of different
-// sequences: none reads a page that another one stores to.
+// sequences: none reads a page that another one stores to. With a window, a token sees itself and the window − 1 tokens before
+// it: pages before them are left out, and so are the first tokens of the page in which they begin.
 //
 // A block takes one sequence, the query heads of one key head (up to HEADS; MANY: as many at a time), and one split of the pages.
 // The one that has the last page stores the new token before it reads. Where there are several splits, the last block to arrive adds up their
@@ -59,7 +60,7 @@ INLINE void place_query(float* queries, int h, const Head& head, int lane) {
 struct Transform {
   const W_TYPE *weight_q, *weight_k;
   const float *cos, *sin;
-  float eps;
+  float eps, norm_offset;
 };
 
 // Heads of q into shared memory; the key and the value into their rows, where these are given.
@@ -75,7 +76,7 @@ INLINE void take_token(float* queries, X_TYPE* key_row, X_TYPE* value_row, const
     if (active) head = load_head(query ? q + h * HEAD_DIM : value ? v : k, lane);
     if (t.weight_q) {
       Head normal = head;
-      normalize(normal, query ? t.weight_q : t.weight_k, t.eps, lane);
+      normalize(normal, query ? t.weight_q : t.weight_k, t.eps, t.norm_offset, lane);
       if (!value) head = normal;
     }
     if (active && !value) rotate(head, t.cos, t.sin, lane);
@@ -87,9 +88,9 @@ INLINE void take_token(float* queries, X_TYPE* key_row, X_TYPE* value_row, const
   for (int i = threadIdx.x; i < heads * REST; i += THREADS) queries[query_place(i / REST, HEAD_DIM + i % REST)] = 0.0f;
 }
 
-// A page and how many tokens it holds.
+// A page, how many tokens it holds, and how many of the first ones lie before the window.
 struct Page {
-  int id, count;
+  int id, count, hidden;
 };
 
 // One head's keys and values: of page 0, and how far apart pages are, in elements.
@@ -169,7 +170,7 @@ INLINE void attend_page(State& state, Rows& rows, const float* queries, float* s
 #pragma unroll
       for (int i = 0; i < KEYS; i++) {
         s[i] = lanes_reduce(s[i], Add(), LANES);
-        s[i] = key + i < count ? s[i] * scale_log2 : -INFINITY;
+        s[i] = key + i < count && (!WINDOWED || key + i >= page.hidden) ? s[i] * scale_log2 : -INFINITY;
         most[h] = fmaxf(most[h], s[i]);
       }
       if (own == 0) *(float4*)(scores + h * PAGE_TOKENS + key) = make_float4(s[0], s[1], s[2], s[3]);
@@ -245,8 +246,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 attention_decode(O_TYPE* out, float* sums, float* stats, u32* arrived, X_TYPE* key_pages, X_TYPE* value_pages,
                  const X_TYPE* raw, const W_TYPE* weight_q, const W_TYPE* weight_k, const int* positions,
                  const float* cos, const float* sin, const int* page, const int* offset, const int* page_table,
-                 const int* prompt_lengths, const int* completion_lengths, int table_width, int H, int Hkv, i64 ldo,
-                 i64 ldraw, float eps, float scale) {
+                 const int* prompt_lengths, const int* completion_lengths, int table_width, int H, int Hkv, int window,
+                 i64 ldo, i64 ldraw, float eps, float norm_offset, float scale) {
   __shared__ __align__(16) float memory[SHARED_FLOATS];  // queries and scores; at the end, the warps' sums
   __shared__ float tops[WARPS][HEADS], totals[WARPS][HEADS];
   __shared__ int heads_done;  // of the group, by earlier passes; no register has to keep it
@@ -256,15 +257,21 @@ attention_decode(O_TYPE* out, float* sums, float* stats, u32* arrived, X_TYPE* k
 
   const int prompt = prompt_lengths[b], completion = completion_lengths[b];
   const int prompt_pages = ceil_div(prompt, PAGE_TOKENS), pages = prompt_pages + ceil_div(completion, PAGE_TOKENS);
-  const int per_split = ceil_div(pages, splits), end = smaller(pages, (blockIdx.z + 1) * per_split);
-  const int first_page = blockIdx.z * per_split + warp;
+  const int outside = WINDOWED ? prompt + completion - window : 0;  // tokens before the window
+  const int left_out = outside <= 0       ? 0                       // whole pages of them
+                       : outside < prompt ? outside / PAGE_TOKENS
+                                          : prompt_pages + (outside - prompt) / PAGE_TOKENS;
+  const int per_split = ceil_div(pages - left_out, splits), first_of_split = left_out + blockIdx.z * per_split;
+  const int end = smaller(pages, first_of_split + per_split), first_page = first_of_split + warp;
   float* scores = memory + QUERY_FLOATS + warp * HEADS * PAGE_TOKENS;
   // Beyond the last page there is one without tokens.
   auto page_at = [&](int page) {
-    if (page >= end) return Page{0, 0};
-    const int left = page < prompt_pages ? prompt - page * PAGE_TOKENS
-                                         : completion - (page - prompt_pages) * PAGE_TOKENS;
-    return Page{page_table[(i64)b * table_width + page], smaller(left, PAGE_TOKENS)};
+    if (page >= end) return Page{0, 0, 0};
+    const bool in_prompt = page < prompt_pages;
+    const int before = (in_prompt ? page : page - prompt_pages) * PAGE_TOKENS;
+    const int left = (in_prompt ? prompt : completion) - before;
+    return Page{page_table[(i64)b * table_width + page], smaller(left, PAGE_TOKENS),
+                outside - before - (in_prompt ? 0 : prompt)};
   };
   const i64 own_head = page_row(0, Hkv, kv_head, 0);
   const Cache cache = {key_pages + own_head, value_pages + own_head, page_row(1, Hkv, 0, 0)};
@@ -277,12 +284,12 @@ attention_decode(O_TYPE* out, float* sums, float* stats, u32* arrived, X_TYPE* k
     const int first = MANY ? heads_done : 0, heads = MANY ? smaller(HEADS, group - first) : group;
     {
       // The split with the last page; of a sequence without any, the first one.
-      const bool ends = pages == 0 ? blockIdx.z == 0 : end == pages && blockIdx.z * per_split < pages;
+      const bool ends = pages == 0 ? blockIdx.z == 0 : end == pages && first_of_split < pages;
       const i64 row = ends && first == 0 && page[b] >= 0 ? page_row(page[b], Hkv, kv_head, offset[b]) : -1;
       const X_TYPE *q = raw + b * ldraw + (kv_head * group + first) * HEAD_DIM, *k = raw + b * ldraw + (H + kv_head) * HEAD_DIM;
       const i64 angle = (i64)positions[b] * HALF;
       take_token(memory, row < 0 ? nullptr : key_pages + row, row < 0 ? nullptr : value_pages + row, q, heads, k,
-                 k + Hkv * HEAD_DIM, {weight_q, weight_k, cos + angle, sin + angle, eps});
+                 k + Hkv * HEAD_DIM, {weight_q, weight_k, cos + angle, sin + angle, eps, norm_offset});
     }
     __syncthreads();  // queries are there, and the new token is in its page
 

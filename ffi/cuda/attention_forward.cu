@@ -61,7 +61,7 @@ INLINE void score(float (&s)[TILES][KEYS / 8][4], const u32 (&q)[TILES][STEPS][4
 }
 
 // −infinity where a row does not see a key; `place` is the place of the warp's first row in its segment.
-INLINE void mask(float (&s)[TILES][KEYS / 8][4], const KeyTile& keys, int place) {
+INLINE void mask(float (&s)[TILES][KEYS / 8][4], const KeyTile& keys, int place, int window) {
   const int lane = threadIdx.x % WARP;
 #pragma unroll
   for (int m = 0; m < TILES; m++)
@@ -72,6 +72,13 @@ INLINE void mask(float (&s)[TILES][KEYS / 8][4], const KeyTile& keys, int place)
       for (int n = 0; n < KEYS / 8; n++) {
         if (8 * n >= limit) s[m][n][2 * half] = -INFINITY;
         if (8 * n + 1 >= limit) s[m][n][2 * half + 1] = -INFINITY;
+      }
+      if (!WINDOWED) continue;
+      const int before = hidden(keys, place + m * 16 + half * 8 + lane / 4, window) - lane % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < KEYS / 8; n++) {
+        if (8 * n < before) s[m][n][2 * half] = -INFINITY;
+        if (8 * n + 1 < before) s[m][n][2 * half + 1] = -INFINITY;
       }
     }
 }
@@ -86,9 +93,11 @@ INLINE void softmax(float (&s)[TILES][KEYS / 8][4], State& state, float scale_lo
 #pragma unroll
       for (int n = 1; n < KEYS / 8; n++) most = fmaxf(most, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
       most = lanes_reduce(most, Max(), 4);
-      const float top = fmaxf(state.top[m][half], most * scale_log2);
+      const float new_top = fmaxf(state.top[m][half], most * scale_log2);
+      // All weights of a row that has not seen a key yet are 0.
+      const float top = WINDOWED && new_top == -INFINITY ? 0.0f : new_top;
       const float correction = exp2_approx(state.top[m][half] - top);
-      state.top[m][half] = top;
+      state.top[m][half] = new_top;
       float sum = state.sum[m][half] * correction;
 #pragma unroll
       for (int n = 0; n < KEYS / 8; n++)
@@ -183,7 +192,7 @@ INLINE void write_rows(float* out, i64 ldo, const State& state, const float (&in
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_forward(O_TYPE* out, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* segments, int S,
-                  int H, int Hkv, i64 ldo, i64 ldq, float scale) {
+                  int H, int Hkv, int window, i64 ldo, i64 ldq, float scale) {
   extern __shared__ __align__(128) char memory[];  // queries, then two stages of keys and values
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, head = blockIdx.x;
   QueryTile tile;
@@ -204,7 +213,8 @@ attention_forward(O_TYPE* out, float* lse, const bf16* q, const bf16* k, const b
   };
   load_rows<ROWS, CHUNKS>(memory, q, ldq, rows, wide);
   copies_commit();
-  load_tile(0);
+  const int first_tile = WINDOWED ? first_key_tile(tile, window) : 0;
+  load_tile(first_tile);
   copies_wait<1>();
   __syncthreads();
 
@@ -228,16 +238,18 @@ attention_forward(O_TYPE* out, float* lse, const bf16* q, const bf16* k, const b
 
   const float scale_log2 = scale * 1.44269504f;
   const int place = tile.from + warp * WARP_ROWS, tiles = key_tiles(tile);
-  for (int index = 0; index < tiles; index++) {
+  for (int index = first_tile; index < tiles; index++) {
     copies_wait<0>();
     __syncthreads();  // this stage is there, and nobody reads the other any longer
     if (index + 1 < tiles) load_tile(index + 1);
     const KeyTile keys = key_tile(tile, index);
     const u32 stage = shared_address(memory) + QUERY_BYTES + index % 2 * STAGE_BYTES;
     if (keys.first >= place + WARP_ROWS) continue;  // beyond all of this warp's rows
+    if (WINDOWED && hidden(keys, place, window) >= KEYS) continue;  // before the windows of all of them
     float s[TILES][KEYS / 8][4];
     score(s, queries, shared_address(own), stage);
-    if (visible(keys, place) < KEYS) mask(s, keys, place);
+    if (visible(keys, place) < KEYS || (WINDOWED && hidden(keys, place + WARP_ROWS - 1, window) > 0))
+      mask(s, keys, place, window);
     softmax(s, state, scale_log2);
     weigh(state, s, stage + KEY_BYTES);
   }

@@ -71,7 +71,7 @@ INLINE void weigh(float4 (&out)[R][D], const float* probabilities, const char* v
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_forward_float32(O_TYPE* out, float* lse, const float* q, const float* k, const float* v, const int* segments,
-                          int S, int H, int Hkv, i64 ldo, i64 ldq, float scale) {
+                          int S, int H, int Hkv, int window, i64 ldo, i64 ldq, float scale) {
   extern __shared__ __align__(128) char memory[];  // queries, keys, values, probabilities
   char *keys_at = memory + QUERY_BYTES, *values_at = keys_at + KEY_BYTES;
   float* probabilities = (float*)(values_at + KEY_BYTES);
@@ -90,7 +90,8 @@ attention_forward_float32(O_TYPE* out, float* lse, const float* q, const float* 
     copies_commit();
   };
   load_rows<ROWS, CHUNKS>(memory, q, ldq, rows, wide);
-  load_tile(keys_at, k, key_tile(tile, 0));
+  const int first_tile = WINDOWED ? first_key_tile(tile, window) : 0;
+  load_tile(keys_at, k, key_tile(tile, first_tile));
 
   float4 sums[R][D];  // of values, to be divided by `sum`
   float top[R], sum[R];
@@ -102,7 +103,7 @@ attention_forward_float32(O_TYPE* out, float* lse, const float* q, const float* 
     for (int d = 0; d < D; d++) sums[i][d] = make_float4(0, 0, 0, 0);
   }
   const int tiles = key_tiles(tile);
-  for (int index = 0; index < tiles; index++) {
+  for (int index = first_tile; index < tiles; index++) {
     const KeyTile keys = key_tile(tile, index);
     load_tile(values_at, v, keys);
     copies_wait<1>();
@@ -112,15 +113,17 @@ attention_forward_float32(O_TYPE* out, float* lse, const float* q, const float* 
 #pragma unroll
     for (int i = 0; i < R; i++) {
       const int limit = visible(keys, tile.from + thread_row(i)) - thread_column();
+      const int before = WINDOWED ? hidden(keys, tile.from + thread_row(i), window) - thread_column() : 0;
       float most = -INFINITY;
 #pragma unroll
       for (int j = 0; j < K; j++) {
-        s[i][j] = j * COLUMNS < limit ? s[i][j] * scale : -INFINITY;
+        s[i][j] = j * COLUMNS < limit && j * COLUMNS >= before ? s[i][j] * scale : -INFINITY;
         most = fmaxf(most, s[i][j]);
       }
       most = fmaxf(top[i], lanes_reduce(most, Max(), COLUMNS));
-      const float correction = expf(top[i] - most);
+      const float correction = WINDOWED && most == -INFINITY ? 0.0f : expf(top[i] - most);
       top[i] = most;
+      if (WINDOWED && most == -INFINITY) most = 0;  // all weights of a row that has not seen a key yet are 0
       sum[i] *= correction;
 #pragma unroll
       for (int j = 0; j < K; j++) {

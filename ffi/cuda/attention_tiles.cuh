@@ -3,6 +3,9 @@
 //
 // segments (S, 4): start, length, prefix start, prefix length, in rows. Keys are taken in tiles, counted from the
 // prefix's start and anew from the segment's own, so that a tile never reaches into another segment.
+//
+// With a window, a row sees itself and the window − 1 tokens before it, counted through the prefix: a kernel begins at the
+// first tile that one of its rows sees, and a row may see none of the first tiles.
 #pragma once
 #include "tensor_core.cuh"
 
@@ -32,13 +35,11 @@ INLINE bool find_tile(QueryTile& tile, const int* segments, int S, int& index) {
   return false;
 }
 
-// Up to KEYS keys: rows row … row + count − 1. `first` is the place of the first in its own segment, or far below zero
-// in the prefix, so that a row's own place says in both cases how many it sees.
+// Up to KEYS keys: rows row … row + count − 1. `first` is the place of the first in its own segment; keys of the prefix have
+// places below zero, so that a row's own place says in both cases how many it sees.
 struct KeyTile {
   int row, count, first;
 };
-
-constexpr int IN_PREFIX = -(1 << 30);
 
 INLINE int key_tiles(const QueryTile& q) {
   return ceil_div(q.prefix_length, KEYS) + ceil_div(smaller(q.length, q.from + ROWS), KEYS);
@@ -47,13 +48,24 @@ INLINE int key_tiles(const QueryTile& q) {
 INLINE KeyTile key_tile(const QueryTile& q, int index) {
   const int prefix_tiles = ceil_div(q.prefix_length, KEYS);
   if (index < prefix_tiles)
-    return KeyTile{q.prefix_start + index * KEYS, smaller(KEYS, q.prefix_length - index * KEYS), IN_PREFIX};
+    return KeyTile{q.prefix_start + index * KEYS, smaller(KEYS, q.prefix_length - index * KEYS),
+                   index * KEYS - q.prefix_length};
   const int first = (index - prefix_tiles) * KEYS;
   return KeyTile{q.start + first, smaller(KEYS, q.length - first), first};
 }
 
 // How many of a tile's keys the row at `place` of its segment sees.
 INLINE int visible(const KeyTile& keys, int place) { return smaller(keys.count, place - keys.first + 1); }
+
+// The first tile of keys with one in the window of the tile's first row.
+INLINE int first_key_tile(const QueryTile& q, int window) {
+  const int own = q.from - window + 1, all = own + q.prefix_length;  // keys before the window, of the segment and in all
+  if (all <= 0) return 0;
+  return all < q.prefix_length ? all / KEYS : ceil_div(q.prefix_length, KEYS) + (own > 0 ? own / KEYS : 0);
+}
+
+// How many of a tile's first keys lie before the window of the row at `place`; zero or less: none.
+INLINE int hidden(const KeyTile& keys, int place, int window) { return place - window + 1 - keys.first; }
 
 // Whether 16-byte copies can fetch a row's HEAD_DIM elements at p, and at multiples of `stride` and HEAD_DIM behind it.
 template <class T>

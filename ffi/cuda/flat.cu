@@ -1,5 +1,6 @@
 // Flat work, conversions of type and moves of rows. `n` counts elements and may pass 2³¹.
 //   scale, fill    x =          add: y +=          cast: y (n) = x
+//   softcap_forward   x = cap · tanh(x / cap);  softcap_backward: dx *= 1 − (y / cap)², y what the forward pass left
 //   cast_rows      y (rows, width) = x, each with a row stride of its own
 //   gather_rows    y (N, D) = x[rows]
 //   scatter_rows   dx[rows] = dy (N, D), rows all different; the others are left as they are
@@ -37,6 +38,28 @@ extern "C" __global__ void __launch_bounds__(THREADS) add(float* y, const float*
     Unit<4> u = load_unit<4>(y + i, count, vectors), more = load_unit<4>(x + i, count, vectors);
     for (int j = 0; j < 4; j++) u.at[j] += more.at[j];
     store_unit(y + i, u, count, vectors);
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) softcap_forward(float* x, i64 n, float cap) {
+  const bool vectors = aligned<4>(x);
+  each_unit<4>(n, [&](i64 i, i64 count) {
+    Unit<4> u = load_unit<4>(x + i, count, vectors);
+    for (float& value : u.at) value = cap * tanhf(value / cap);
+    store_unit(x + i, u, count, vectors);
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) softcap_backward(Y_TYPE* dx, const float* y, i64 n, float cap) {
+  const bool vectors = aligned<4>(dx) && aligned<4>(y);
+  each_unit<4>(n, [&](i64 i, i64 count) {
+    Unit<4> u = load_unit<4>(dx + i, count, vectors);
+    const Unit<4> capped = load_unit<4>(y + i, count, vectors);
+    for (int j = 0; j < 4; j++) {
+      const float t = capped.at[j] / cap;
+      u.at[j] *= 1.0f - t * t;
+    }
+    store_unit(dx + i, u, count, vectors);
   });
 }
 

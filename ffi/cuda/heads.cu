@@ -6,7 +6,7 @@
 extern "C" __global__ void __launch_bounds__(THREADS)
 heads_forward(X_TYPE* qkv, float* rstd_q, float* rstd_k, const X_TYPE* raw, const W_TYPE* weight_q,
               const W_TYPE* weight_k, const int* positions, const float* cos, const float* sin, int T, int H, int Hkv,
-              i64 ldqkv, i64 ldraw, float eps) {
+              i64 ldqkv, i64 ldraw, float eps, float norm_offset) {
   const int lane = threadIdx.x % HEAD_LANES, heads = H + 2 * Hkv;
   const i64 row = (i64)blockIdx.x * (THREADS / HEAD_LANES) + threadIdx.x / HEAD_LANES;
   const bool active = row < (i64)T * heads;
@@ -16,7 +16,7 @@ heads_forward(X_TYPE* qkv, float* rstd_q, float* rstd_k, const X_TYPE* raw, cons
   if (active) head = load_head(raw + t * ldraw + h * HEAD_DIM, lane);
   if (weight_q) {
     Head normal = head;
-    const float scale = normalize(normal, query ? weight_q : weight_k, eps, lane);
+    const float scale = normalize(normal, query ? weight_q : weight_k, eps, norm_offset, lane);
     if (!value) {
       head = normal;
       float* rstd = query ? rstd_q : rstd_k;

@@ -47,8 +47,8 @@ INLINE void store_head(T* head, const Head& h, int lane) {
   }
 }
 
-// Multiplies a head by its norm's weight and by 1/rms, which is returned. All lanes of the warp take part.
-INLINE float normalize(Head& h, const W_TYPE* weight, float eps, int lane) {
+// Multiplies a head by its norm's offset + weight and by 1/rms, which is returned. All lanes of the warp take part.
+INLINE float normalize(Head& h, const W_TYPE* weight, float eps, float offset, int lane) {
   float squares = 0;
 #pragma unroll
   for (int s = 0; s < HEAD_SLOTS; s++) {
@@ -61,8 +61,8 @@ INLINE float normalize(Head& h, const W_TYPE* weight, float eps, int lane) {
   for (int s = 0; s < HEAD_SLOTS; s++)
 #pragma unroll
     for (int j = 0; j < HEAD_UNIT; j++) {
-      h.lower[s].at[j] *= scale * w.lower[s].at[j];
-      h.upper[s].at[j] *= scale * w.upper[s].at[j];
+      h.lower[s].at[j] *= scale * (offset + w.lower[s].at[j]);
+      h.upper[s].at[j] *= scale * (offset + w.upper[s].at[j]);
     }
   return scale;
 }

@@ -1,4 +1,4 @@
-// y = x · rstd · weight,  rstd = 1 / sqrt(mean(x²) + eps)   (Zhang & Sennrich 2019), over rows of D elements; a token
+// y = x · rstd · (offset + weight),  rstd = 1 / sqrt(mean(x²) + eps)   (Zhang & Sennrich 2019), over rows of D elements; a token
 // has H such rows (H = 1 for the hidden state, the number of heads for q/k norm), token t starting at x + t · ldx.
 //
 //   rmsnorm_forward   y =, rstd (T, H) =
@@ -36,7 +36,8 @@ INLINE float row_sum(float value, float* partial) {
 }
 
 template <class Y, class X, class W>
-INLINE void forward(Y* y, float* rstd, const X* x, const W* weight, int T, int H, int D, int ldy, int ldx, float eps) {
+INLINE void forward(Y* y, float* rstd, const X* x, const W* weight, int T, int H, int D, int ldy, int ldx, float eps,
+                    float offset_w) {
   constexpr int N = unit_elements<Y, X, W>(), SLOTS = CACHED / N;
   __shared__ float partial[WARP];
   const i64 rows = (i64)T * H, r = (i64)blockIdx.x * blockDim.y + threadIdx.y;
@@ -65,7 +66,7 @@ INLINE void forward(Y* y, float* rstd, const X* x, const W* weight, int T, int H
   if (rstd && active && threadIdx.x == 0) rstd[r] = scale;
   auto write = [&](Unit<N> u, int d) {
     const Unit<N> w = load_unit<N>(weight + d, end - d, vectors);
-    for (int j = 0; j < N; j++) u.at[j] = u.at[j] * scale * w.at[j];
+    for (int j = 0; j < N; j++) u.at[j] = u.at[j] * scale * (offset_w + w.at[j]);
     store_unit(out + d, u, end - d, vectors);
   };
 #pragma unroll
@@ -76,8 +77,8 @@ INLINE void forward(Y* y, float* rstd, const X* x, const W* weight, int T, int H
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     rmsnorm_forward(Y_TYPE* y, float* rstd, const X_TYPE* x, const W_TYPE* weight, int T, int H, int D, int ldy,
-                    int ldx, float eps) {
-  forward(y, rstd, x, weight, T, H, D, ldy, ldx, eps);
+                    int ldx, float eps, float offset) {
+  forward(y, rstd, x, weight, T, H, D, ldy, ldx, eps, offset);
 }
 
 // A block's rows are those of its index and every gridDim.x-th group after. Shared memory holds the weight's gradient
@@ -85,7 +86,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // alone while there are rows.
 template <class DX, class DY, class X, class W, class R>
 INLINE void backward(DX* dx, float* partial, const DY* dy, const X* x, const W* weight, const float* rstd,
-                     const R* dresidual, int T, int H, int D, int lddx, int lddy, int ldx, int ldr) {
+                     const R* dresidual, int T, int H, int D, int lddx, int lddy, int ldx, int ldr, float offset_w) {
   constexpr int N = unit_elements<DX, DY, X, W>(), SLOTS = CACHED / N;
   __shared__ float warps[WARP];
   extern __shared__ float4 dynamic[];
@@ -117,7 +118,7 @@ INLINE void backward(DX* dx, float* partial, const DY* dy, const X* x, const W* 
       for (int j = 0; j < N; j++) {
         normal.at[j] *= scale;
         sum.at[j] += through.at[j] * normal.at[j];
-        through.at[j] *= w.at[j];
+        through.at[j] *= offset_w + w.at[j];
         dots += through.at[j] * normal.at[j];
       }
       store_vector(sums + d, sum);
@@ -154,7 +155,7 @@ INLINE void backward(DX* dx, float* partial, const DY* dy, const X* x, const W* 
     for (int d = first + SLOTS * step; d < end; d += step) {
       Unit<N> n = load_unit<N>(row + d, end - d, vectors), t = load_unit<N>(grad + d, end - d, vectors);
       const Unit<N> w = load_unit<N>(weight + d, end - d, vectors);
-      for (int j = 0; j < N; j++) n.at[j] *= scale, t.at[j] *= w.at[j];
+      for (int j = 0; j < N; j++) n.at[j] *= scale, t.at[j] *= offset_w + w.at[j];
       write(n, t, projection, d);
     }
   }
@@ -171,6 +172,6 @@ INLINE void backward(DX* dx, float* partial, const DY* dy, const X* x, const W* 
 extern "C" __global__ void __launch_bounds__(THREADS)
     rmsnorm_backward(DX_TYPE* dx, float* partial, const DY_TYPE* dy, const X_TYPE* x, const W_TYPE* weight,
                      const float* rstd, const RESIDUAL_TYPE* dresidual, int T, int H, int D, int lddx, int lddy,
-                     int ldx, int ldr) {
-  backward(dx, partial, dy, x, weight, rstd, dresidual, T, H, D, lddx, lddy, ldx, ldr);
+                     int ldx, int ldr, float offset) {
+  backward(dx, partial, dy, x, weight, rstd, dresidual, T, H, D, lddx, lddy, ldx, ldr, offset);
 }

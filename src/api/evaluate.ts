@@ -17,7 +17,7 @@ import { rewardSources, scoreAnswers } from "../grpo/reward-sources.ts";
 import { rewardModels } from "../grpo/setup.ts";
 import { createRewardPool, noTraining, type RewardPool } from "../rewards/pool/pool.ts";
 import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
-import { onDevice, withDevice } from "../run/device.ts";
+import { onDevice, withTeamDevice } from "../run/device.ts";
 import { openDatasetProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import { loadModelTokenizer } from "../session/model-tokenizer.ts";
@@ -28,7 +28,7 @@ import type { SessionPlan } from "../session/tenant.ts";
 import { readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { bundledEvalProblems, bundledModel } from "./bundled.ts";
 import type { Control } from "./control.ts";
-import { comparable, onRank, type Placed, poolSize, requireSame, withRanks } from "./ranks.ts";
+import { comparable, onRank, type Placed, poolSize, requireRoom, requireSame, withRanks } from "./ranks.ts";
 
 /** Every problem with its answers, and what they come to; shares are from 0 to 1. */
 export interface EvaluationResult extends Evaluation {
@@ -140,7 +140,7 @@ interface Judged {
 async function answerAndJudge(
   { folder, context, tokenizer, source, functions, pool }: Judged,
   config: EvalConfig,
-  { ranks }: Placed,
+  { ranks, localRank }: Placed,
   { console, onBegin }: Control,
 ): Promise<Evaluation | null> {
   // The context is the limit where it is shorter: a longest prompt and the tokens that it leaves.
@@ -166,10 +166,10 @@ async function answerAndJudge(
     maxCompletion: maxCompletionLength,
     repetitionPenalty: config.repetitionPenalty,
   });
-  return withDevice(config, console.note, async (device) => {
+  return withTeamDevice(config, { ranks, localRank, division: null }, console.note, async (device) => {
     const scorers = await rewardModels(onDevice(config, device), positions, completions, console.note);
     const tenants = (plan: SessionPlan) => {
-      const policy = planPolicy(plan, plan.folder(folder), { dtype, positions });
+      const policy = planPolicy(plan, plan.folder(folder), { dtype, positions, fourBit: config.loadIn4bit });
       return {
         rollout: planSampling(plan, policy, limits),
         rewardModels: planRewardModels(plan, scorers, { dtype, duringRollout: false }),
@@ -180,6 +180,7 @@ async function answerAndJudge(
       ...comparable(config),
       ...{ problems: problems.problems.length, "longest prompt": longestPrompt, processor: device.numericsKey },
     }));
+    await requireRoom(ranks, planned.memory, device);
     return withSession(planned, (session) => {
       const sources = functions.length > 0 ? rewardSources(session.rewardModels, pool, config.systemPrompt) : null;
       onBegin?.();

@@ -81,11 +81,25 @@ export const measures: readonly Measure[] = [
     more: () => null,
   },
   {
+    key: "optim",
+    cost: "moments in 8 bits: slightly other results",
+    tier: 1,
+    less: ({ optim }) => (optim === "adamw_8bit" ? null : { optim: "adamw_8bit" }),
+    more: () => null,
+  },
+  {
     key: "use_peft",
     cost: "adapters are trained in place of the weights, at about ten times the learning_rate: other results",
     tier: 2,
     // What a reference follows or a model replaces is not the policy without adapters.
     less: ({ usePeft, syncRefModel }) => (usePeft || syncRefModel ? null : { usePeft: true }),
+    more: () => null,
+  },
+  {
+    key: "load_in_4bit",
+    cost: "frozen weights in 4 bits: other results",
+    tier: 2,
+    less: ({ usePeft, loadIn4bit }) => (usePeft && !loadIn4bit ? { loadIn4bit: true } : null),
     more: () => null,
   },
 ];
@@ -184,6 +198,9 @@ async function reduced(
   return null;
 }
 
+/** Settings that are not numbers and take less memory once they are changed. */
+const coarser: ReadonlySet<string> = new Set(["dtype", "optim", "use_peft", "load_in_4bit"]);
+
 /** @param adapts the run will see this memory, so that `auto` keeps what there is room for, perhaps nothing */
 function changesOf(
   before: TrainConfig,
@@ -198,10 +215,7 @@ function changesOf(
     const value = after[name];
     const recomputes = key === "gradient_checkpointing" && value === true;
     if (value === was || value === null || (recomputes && adapts)) return [];
-    const isLess =
-      typeof value === "number" && typeof was === "number"
-        ? value < was
-        : recomputes || key === "dtype" || key === "use_peft";
+    const isLess = typeof value === "number" && typeof was === "number" ? value < was : recomputes || coarser.has(key);
     return [{ key, value, cost: isLess ? cost : null }];
   });
 }

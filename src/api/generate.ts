@@ -107,7 +107,11 @@ export async function generateWith(
     control.note,
     (plan) => {
       const positions = longestPrompt + maxCompletionLength;
-      const policy = planPolicy(plan, plan.folder(folder), { dtype: config.dtype, positions });
+      const policy = planPolicy(plan, plan.folder(folder), {
+        dtype: config.dtype,
+        positions,
+        fourBit: config.loadIn4bit,
+      });
       return { rollout: planSampling(plan, policy, limits) };
     },
     ({ rollout }) => {

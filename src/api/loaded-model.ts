@@ -102,7 +102,7 @@ export async function loadModelWith(settings: LoadModelSettings, note: (text: st
     const { maxConcurrentSequences: maxSequences, dtype } = config;
     const { microBatchTokens } = onDevice({ microBatchTokens: null }, device);
     const tenants = (plan: SessionPlan) => {
-      const policy = planPolicy(plan, plan.folder(folder), { dtype, positions: length });
+      const policy = planPolicy(plan, plan.folder(folder), { dtype, positions: length, fourBit: config.loadIn4bit });
       const promptRoom = Math.min(maxSequences, PROMPT_ROOM);
       const longestPrompt = length - 1;
       const tokens = maxMicroBatchTokens({ budget: microBatchTokens, longestPrompt, longestCompletion: 1 });

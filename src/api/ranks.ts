@@ -2,26 +2,34 @@
  * A command's place among the ranks of a run: meets the others, divides the work, and ends together with them. Rank 0
  * speaks and writes for all.
  */
-import { availableParallelism } from "node:os";
+
+import { availableParallelism, hostname } from "node:os";
 import packageJson from "../../package.json" with { type: "json" };
 import type { OutputFolder } from "../checkpoint/output-folder.ts";
 import { type ConfigRecord, freeOnResume, toJson } from "../config/record.ts";
 import { InputError } from "../errors.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { sumsOfSquares } from "../optim/adamw.ts";
+import { type FormSettings, isUsual } from "../optim/form.ts";
 import { commit } from "../program.ts";
+import { meetByMpi } from "../ranks/carrier.ts";
 import { type Placement, placementOf } from "../ranks/environment.ts";
 import type { RanksFailure } from "../ranks/failure.ts";
 import { join } from "../ranks/join.ts";
 import { createMesh } from "../ranks/mesh.ts";
-import { alone, type MetRanks, type Ranks, type Team } from "../ranks/ranks.ts";
+import { alone, type Division, type MetRanks, onPaper, type Ranks, type Team, usualShards } from "../ranks/ranks.ts";
+import { type MemoryEstimate, type PlanDevice, planBytes } from "../session/memory.ts";
 import type { TrainedModel } from "../session/policy.ts";
+import { mebibytes } from "../tensor/mebibytes.ts";
 import type { Control } from "./control.ts";
 
 /** The settings that say how a command is divided. */
 export interface RankConfig {
   readonly ranks: number | null;
   readonly gradientShards?: number | null;
+  readonly shardOptimizer?: boolean;
+  readonly optim?: FormSettings["optim"];
+  readonly masterDtype?: FormSettings["masterDtype"];
   readonly threads: number | null;
 }
 
@@ -30,17 +38,12 @@ const MEET_MS = 30_000;
 const MEET_ELSEWHERE_MS = 120_000;
 const waitVariable = "BUN_GRPO_RANKS_WAIT";
 
-/** Shards of a step where there are ranks: results are the same for any number up to this. */
-const USUAL_SHARDS = 8;
-
 function shardsOf({ gradientShards = null, ranks: asked }: RankConfig, size: number): number | null {
   if (gradientShards !== null && gradientShards < size)
     throw new InputError(`gradient_shards ${gradientShards}: ${size} ranks need at least as many`);
   if (gradientShards !== null) return size === 1 && gradientShards === 1 ? null : gradientShards;
   if (size === 1 && asked === null) return null;
-  let shards = USUAL_SHARDS;
-  while (shards < size) shards *= 2;
-  return shards;
+  return usualShards(size);
 }
 
 /** @throws InputError where setting and launcher contradict each other */
@@ -56,7 +59,9 @@ function placementFor({ ranks }: RankConfig): Placement | null {
 }
 
 async function meet(placement: Placement, stopRequested: () => boolean): Promise<MetRanks> {
-  const { rank, size, rendezvous, launcher, parent } = placement;
+  const { rank, size, launcher, parent } = placement;
+  const meeting = placement.rendezvous === null ? meetByMpi(placement) : null;
+  const { rendezvous, secret } = meeting ?? placement;
   if (rendezvous === null)
     throw new InputError(
       `${launcher} has started ${size} ranks, which do not know where to meet: set MASTER_ADDR to rank 0's machine and MASTER_PORT to a free port there`,
@@ -65,16 +70,13 @@ async function meet(placement: Placement, stopRequested: () => boolean): Promise
   const seconds = Number(process.env[waitVariable]);
   const made = commit();
   const joined = await join({
-    placement: { ...placement, rendezvous },
+    placement: { ...placement, rendezvous, secret },
     version: `bun-grpo ${packageJson.version}${made === null ? "" : ` (${made})`} on Bun ${Bun.version}`,
     waitMs: seconds > 0 ? seconds * 1000 : isHere ? MEET_MS : MEET_ELSEWHERE_MS,
     shouldStop: stopRequested,
   });
-  return createMesh(joined, {
-    ...{ rank, stopRequested },
-    isOrphan: () => parent !== null && process.ppid !== parent,
-    end: endProcess,
-  });
+  const watch = { rank, stopRequested, isOrphan: () => parent !== null && process.ppid !== parent, end: endProcess };
+  return createMesh(joined, watch, meeting?.carrier ?? null);
 }
 
 /** A rank that cannot end its work in time, as it waits or computes, ends with its process. */
@@ -87,6 +89,23 @@ function endProcess(failure: RanksFailure): void {
 export interface Placed extends Team {
   /** Ranks on this machine, as far as the launcher says. */
   readonly localSize: number;
+}
+
+function divisionOf(config: RankConfig, ranks: Ranks): Division | null {
+  const shards = shardsOf(config, ranks.size);
+  return shards === null
+    ? null
+    : { ranks, shards, zero: ranks.size > 1 && config.shardOptimizer === true && isUsual(config) };
+}
+
+/** Each of the ranks that the setting asks for, on this machine and on paper. */
+export function plannedTeams(config: RankConfig, isPerDevice: boolean): Placed[] {
+  const size = config.ranks ?? 1;
+  return Array.from({ length: size }, (_, rank) => {
+    const ranks = size === 1 ? alone() : onPaper(rank, size);
+    const division = divisionOf(config, ranks);
+    return { ranks, division, devices: isPerDevice ? size : 1, localRank: rank, localSize: size };
+  });
 }
 
 /**
@@ -102,20 +121,17 @@ export async function withRanks<C extends Control, R>(
   work: (team: Placed, control: C) => Promise<R>,
 ): Promise<R> {
   const placement = placementFor(config);
-  const division = (ranks: Ranks) => {
-    const shards = shardsOf(config, ranks.size);
-    return shards === null ? null : { ranks, shards };
-  };
   if (placement === null) {
     const isRank = shardsOf(config, 1) !== null;
     const ranks = alone(control.stopRequested, isRank);
-    return work({ ranks, division: division(ranks), devices: 1, localSize: 1 }, control);
+    return work({ ranks, division: divisionOf(config, ranks), devices: 1, localRank: 0, localSize: 1 }, control);
   }
   const met = await meet(placement, control.stopRequested);
   try {
     const console = met.rank === 0 ? control.console : silent;
     const team = {
-      ...{ ranks: met, division: division(met), devices: isPerDevice ? met.size : 1 },
+      ...{ ranks: met, division: divisionOf(config, met), devices: isPerDevice ? met.size : 1 },
+      localRank: placement.localRank ?? 0,
       localSize: placement.localSize ?? 1,
     };
     const result = await work(team, { ...control, console, stopRequested: met.stopAgreed });
@@ -168,6 +184,27 @@ export async function requireSame(ranks: Ranks, facts: () => Facts | Promise<Fac
     for (const [name, value] of Object.entries(all[0]!))
       if (theirs[name] !== value)
         throw new InputError(`rank ${r} has another ${name} than rank 0 (${theirs[name]}, not ${value})`);
+}
+
+/**
+ * Ends the run, before any rank allocates, where ranks of one machine need more of its memory than is free.
+ *
+ * @throws InputError
+ */
+export async function requireRoom(ranks: Ranks, { peakBytes }: MemoryEstimate, device: PlanDevice): Promise<void> {
+  const isOnHost = device.freeBytes() === null;
+  if (ranks.size === 1) return;
+  const own = { host: hostname(), needs: isOnHost ? peakBytes : 0, free: isOnHost ? planBytes(device) : 0 };
+  const all = await ranks.gather("the memory that ranks need", own);
+  for (const { host } of all) {
+    const here = all.filter((other) => other.host === host);
+    const needs = here.reduce((sum, other) => sum + other.needs, 0);
+    const free = Math.min(...here.map((other) => other.free));
+    if (needs > free)
+      throw new InputError(
+        `the plans of ${here.length} ranks on ${host} need ${mebibytes(needs)} MiB and ${mebibytes(free)} MiB are free; start fewer ranks there, or lower micro_batch_tokens, max_concurrent_sequences or max_completion_length (grpo plan --ranks ${here.length} shows what each needs)`,
+      );
+  }
 }
 
 /** The settings that must be the same on all ranks. */

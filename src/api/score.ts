@@ -64,7 +64,7 @@ export async function scoreWith(
         groups: groups.length,
         completions: groups.reduce((sum, group) => sum + group.completions.length, 0),
       });
-      const policy = planPolicy(plan, plan.folder(folder), { dtype, positions });
+      const policy = planPolicy(plan, plan.folder(folder), { dtype, positions, fourBit: config.loadIn4bit });
       return { scorer: planScoring(plan, policy, { tokens, longestPrompt }) };
     },
     ({ scorer }) => {

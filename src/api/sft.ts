@@ -11,9 +11,10 @@ import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { againstFirst, trainingEvaluation } from "../eval/report.ts";
+import { auxLossCoef } from "../model/expert-load.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { createRewardPool } from "../rewards/pool/pool.ts";
-import { type OnDevice, onDevice, withDevice } from "../run/device.ts";
+import { type OnDevice, onDevice, withTeamDevice } from "../run/device.ts";
 import { openTrainingProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import type { RunOutcome } from "../run/run.ts";
@@ -30,7 +31,17 @@ import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Control } from "./control.ts";
 import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
 import { openPublisher, type Publisher } from "./publish.ts";
-import { comparable, noOutput, onRank, type Placed, poolSize, requireSame, weightsOf, withRanks } from "./ranks.ts";
+import {
+  comparable,
+  noOutput,
+  onRank,
+  type Placed,
+  poolSize,
+  requireRoom,
+  requireSame,
+  weightsOf,
+  withRanks,
+} from "./ranks.ts";
 import type { RunResult } from "./train.ts";
 
 /** Everything that `grpo sft` does. @throws InputError, RunError */
@@ -97,7 +108,9 @@ async function sftInto(
   requireEvaluationName(config.metricForBestModel, names);
   const sinks = await openPage();
   const startFolder = await resolveModel(model, { revision: config.modelRevision, note: control.console.note });
-  const context = readModelConfig(startFolder).maxPositionEmbeddings;
+  const modelConfig = readModelConfig(startFolder);
+  auxLossCoef(modelConfig, config.routerAuxLossCoef, model);
+  const context = modelConfig.maxPositionEmbeddings;
   const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadModelTokenizer(startFolder, chatTemplate);
   const paths = { dataset, evalDataset: config.evalDataset };
@@ -107,7 +120,7 @@ async function sftInto(
   const evaluated = evalProblems && evaluatedProblems(config, evalProblems, context);
   const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000, size: poolSize(team) });
   try {
-    return await withDevice(config, control.console.note, async (device) => {
+    return await withTeamDevice(config, team, control.console.note, async (device) => {
       const settled = { ...onDevice(config, device), maxLength };
       const tenants = (plan: SessionPlan) => planTenants(plan, settled, { checkpoint, startFolder }, evaluated, team);
       const planned = planSession(device, tenants, control.console.note);
@@ -119,6 +132,7 @@ async function sftInto(
         "number of rows": problems.dataset.numRows,
         processor: device.numericsKey,
       }));
+      await requireRoom(ranks, planned.memory, device);
       return withSession(planned, async ({ policy, rollout }) => {
         await requireSame(ranks, () => weightsOf({ policy }));
         output.begin({
@@ -185,14 +199,14 @@ function planTenants(
   const positions = Math.max(maxLength, evaluated ? evaluated.longestPrompt + maxCompletionLength : 0);
   const from = plan.folder(checkpoint ?? startFolder, "lm", placesOf(startFolder).config);
   const adapters = trainedAdapters(from, config, checkpoint !== null);
-  const model = planPolicy(plan, from, { dtype, positions, adapters });
+  const model = planPolicy(plan, from, { dtype, positions, adapters, fourBit: config.loadIn4bit });
   const tokens = maxMicroBatchTokens({
     ...{ budget: config.microBatchTokens, longestPrompt: maxLength, longestCompletion: 0 },
     groups: Math.ceil(rowsPerStep(config, team) / team.ranks.size),
     completions: 0,
   });
   const sizes = { tokens, longestPrompt: maxLength };
-  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, team.division);
+  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, team.division, config);
   if (!evaluated) return { policy, rollout: null };
   const limits = rolloutLimits({
     maxConcurrentSequences,

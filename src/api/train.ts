@@ -28,7 +28,17 @@ import type { Control } from "./control.ts";
 import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
 import { goldRemarks } from "./golds.ts";
 import { openPublisher, type Publisher } from "./publish.ts";
-import { comparable, noOutput, onRank, type Placed, poolSize, requireSame, weightsOf, withRanks } from "./ranks.ts";
+import {
+  comparable,
+  noOutput,
+  onRank,
+  type Placed,
+  poolSize,
+  requireRoom,
+  requireSame,
+  weightsOf,
+  withRanks,
+} from "./ranks.ts";
 
 /** What came of `train` or `sft`. */
 export interface RunResult extends RunOutcome {
@@ -160,6 +170,7 @@ async function trainInto(
     }
     if (team.ranks.size > 1) console.note(teamLine(setup));
     await requireSame(team.ranks, () => factsOf(setup, functions));
+    await requireRoom(team.ranks, setup.planned.memory, setup.device);
     const outcome = await withSession(setup.planned, async (session) => {
       await requireSame(team.ranks, () => weightsOf(session));
       for (const remark of (await ready)[0]) console.note(`note: ${remark}`);
@@ -191,7 +202,8 @@ async function trainInto(
 function teamLine({ team: { ranks, division }, batch: { stepCompletions } }: TrainingSetup): string {
   const each = stepCompletions / ranks.size;
   const share = Number.isInteger(each) ? `${each} each` : `about ${each.toFixed(1)} each`;
-  return `${ranks.size} ranks divide steps of ${stepCompletions} completions, ${share}, in ${division?.shards} gradient shards`;
+  const optimizer = division?.zero ? "; each keeps its share of masters and moments" : "";
+  return `${ranks.size} ranks divide steps of ${stepCompletions} completions, ${share}, in ${division?.shards} gradient shards${optimizer}`;
 }
 
 /** What must be the same on all ranks, besides the weights. */

@@ -28,6 +28,7 @@ import {
   readAdapterConfig,
 } from "./adapter.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+import { checkQuantization } from "./nf4.ts";
 
 export interface ModelFolder {
   readonly folder: string;
@@ -101,7 +102,10 @@ export function readModelConfig(folder: string, wanted: ModelHead | "either" = "
   if (isAdapterFolder(folder)) return readAdaptedConfig(readAdapterConfig(folder), baseFolderOf(folder), wanted);
   const path = join(folder, "config.json");
   if (!existsSync(path)) throw new InputError(`${folder}: holds no config.json; give a model folder`);
-  return parseModelConfig(readJsonFile(path), path, wanted);
+  const config = parseModelConfig(readJsonFile(path), path, wanted);
+  const { quantization_config: quantization = null } = config.raw;
+  if (quantization !== null && quantization !== false) checkQuantization(quantization, path);
+  return config;
 }
 
 function storedDtype(checkpoint: Checkpoint): WeightDtype {
@@ -191,9 +195,11 @@ export function writeConfig(to: string, config: ModelConfig, dtype: WeightDtype)
 const floatFields = new Set([
   "attention_dropout",
   "attention_factor",
+  "attn_logit_softcapping",
   "beta_fast",
   "beta_slow",
   "factor",
+  "final_logit_softcapping",
   "high_freq_factor",
   "initializer_range",
   "low_freq_factor",
@@ -201,7 +207,9 @@ const floatFields = new Set([
   "mscale_all_dim",
   "partial_rotary_factor",
   "rms_norm_eps",
+  "rope_local_base_freq",
   "rope_theta",
+  "router_aux_loss_coef",
 ]);
 
 function stringifyConfig(json: unknown): string {

@@ -192,11 +192,14 @@ function absence(topic: string, { missing }: { readonly missing: string }): Find
 
 /** Without a driver the libraries are useless, so it is not worth a line that they are missing. */
 function cudaFindings({ cuda }: Machine): Finding[] {
-  const { driver, gpus, cublas, nvrtc } = cuda;
+  const { driver, gpus, cublas, nvrtc, nccl } = cuda;
   const libraries = Object.entries({ cuBLAS: cublas, NVRTC: nvrtc }).flatMap(([topic, library]) => {
     if (!("missing" in library)) return [ok(topic, `${library.version}, ${library.path}`)];
     return "missing" in driver ? [] : [absence(topic, library)];
   });
+  // One GPU needs none.
+  if (!("missing" in nccl)) libraries.push(ok("NCCL", `${nccl.version}, ${nccl.path}`));
+  else if (gpus.length > 1) libraries.push(absence("NCCL", nccl));
   if ("missing" in driver) return [absence("CUDA", driver), ...libraries];
   const devices = gpus.map(({ name, computeCapability, totalBytes, usable }, i) => {
     const text = `${name}, compute capability ${computeCapability}, ${size(totalBytes)}`;

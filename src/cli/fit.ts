@@ -63,7 +63,9 @@ export async function printFit(
   given: ReadonlySet<string>,
   argv: readonly string[],
 ): Promise<number> {
-  const memory = memoryFor(setup, config.memory);
+  const all = memoryFor(setup, config.memory);
+  // Ranks share the memory of their machine; each has a GPU of its own.
+  const memory = all.onGpu ? all : { ...all, bytes: Math.floor(all.bytes / setup.team.ranks.size) };
   const fitted = await fitSettings(setup, config, given, memory);
   const lines = described(fitted, memory, setup.device.freeBytes() !== null);
   if (fitted.fits) {

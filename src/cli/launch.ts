@@ -5,6 +5,7 @@
 import { randomBytes } from "node:crypto";
 import type { Subprocess } from "bun";
 import { parentVariable, placementOf, secretVariable } from "../ranks/environment.ts";
+import { freePort } from "../ranks/port.ts";
 import { passOnSignals } from "./interrupt.ts";
 
 /** How long the ranks have to end after the first of them has failed. */
@@ -17,14 +18,6 @@ const END_WITHIN_MS = 6000;
  */
 export async function inRanks(ranks: number | null, work: () => Promise<number>): Promise<number> {
   return ranks !== null && ranks > 1 && !placementOf() ? launch(ranks) : work();
-}
-
-/** A port that was free a moment ago. */
-function freePort(): number {
-  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  const { port } = server;
-  server.stop(true);
-  return port;
 }
 
 /** Runs this process's own command line as `size` ranks. */

@@ -60,9 +60,13 @@ const batchKeys = [
   "steps_per_generation",
 ];
 
-const adapters: Check<AdapterConfigSettings> = {
-  keys: ["use_peft", "lora_dropout"],
-  check({ usePeft, loraDropout }) {
+const adapters: Check<AdapterConfigSettings & { readonly loadIn4bit: boolean }> = {
+  keys: ["use_peft", "lora_dropout", "load_in_4bit"],
+  check({ usePeft, loraDropout, loadIn4bit }) {
+    if (loadIn4bit && !usePeft)
+      throw new InputError(
+        "load_in_4bit: weights in 4 bits are not trained; set use_peft, which trains adapters beside them, or leave load_in_4bit out",
+      );
     if (usePeft && loraDropout > 0)
       throw new InputError(
         `lora_dropout ${loraDropout}: must be 0, since dropout would train another model than the one that samples; leave it out`,

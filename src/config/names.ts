@@ -14,7 +14,10 @@ export function toCamel(name: string): string {
   return name.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
 }
 
-/** `numGenerations` → `num_generations`: the inverse of `toCamel` for names whose words begin with a letter. */
+/**
+ * `numGenerations` → `num_generations`: the inverse of `toCamel` for names whose words begin with a letter, or are a number and
+ * letters (`loadIn4bit`).
+ */
 export function toSnake(name: string): string {
-  return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  return name.replace(/[A-Z]|\d+(?=[a-z])/g, (begin) => `_${begin.toLowerCase()}`);
 }

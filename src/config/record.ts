@@ -17,6 +17,7 @@ export function toJson(config: object): ConfigRecord {
 export const freeOnResume: ReadonlySet<string> = new Set([
   "threads",
   "ranks",
+  "shard_optimizer",
   "max_concurrent_sequences",
   "gradient_checkpointing",
   "reward_timeout",

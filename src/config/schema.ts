@@ -20,7 +20,7 @@ import { dynamicSamplingSettings } from "./settings/dynamic.ts";
 import { debugSettings, engineSettings, referenceModelSettings, referenceSyncSettings } from "./settings/engine.ts";
 import { hubSettings } from "./settings/hub.ts";
 import { withDefault } from "./settings/kinds.ts";
-import { advantageSettings, lossSettings, ppoSettings } from "./settings/loss.ts";
+import { advantageSettings, lossSettings, ppoSettings, replaySettings, routerSettings } from "./settings/loss.ts";
 import {
   batchSettings,
   checkpointingSettings,
@@ -44,7 +44,7 @@ import {
   trackerSettings,
 } from "./settings/output.ts";
 import { presetSettings } from "./settings/preset.ts";
-import { gradientShardSettings, rankSettings } from "./settings/ranks.ts";
+import { rankSettings, stepRankSettings } from "./settings/ranks.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 import {
   answerSettings,
@@ -87,9 +87,9 @@ const train = {
     ...microBatchSettings,
     ...checkpointingSettings,
   },
-  Ranks: { ...rankSettings, ...gradientShardSettings },
+  Ranks: { ...rankSettings, ...stepRankSettings },
   Advantages: advantageSettings,
-  Loss: { ...presetSettings, ...lossSettings },
+  Loss: { ...presetSettings, ...lossSettings, ...routerSettings, ...replaySettings },
   Critic: { ...criticSettings, ...ppoSettings },
   Optimizer: optimizerSettings,
   Evaluation: { ...evaluationSettings, ...bestModelSettings },
@@ -121,7 +121,8 @@ export const commandSections = {
       ...microBatchSettings,
       ...checkpointingSettings,
     },
-    Ranks: { ...rankSettings, ...gradientShardSettings },
+    Ranks: { ...rankSettings, ...stepRankSettings },
+    Loss: routerSettings,
     Optimizer: { ...optimizerSettings, learning_rate: withDefault(optimizerSettings.learning_rate, 2e-5) },
     Evaluation: {
       ...supervisedEvaluationSettings,
@@ -191,7 +192,7 @@ export const commandSections = {
     Rollouts: { ...fileSettings.update, ...recordedGroupSettings, ...lengthSettings, ...temperatureSettings },
     Batch: { ...iterationSettings, ...microBatchSettings, ...checkpointingSettings },
     Advantages: advantageSettings,
-    Loss: { ...presetSettings, ...lossSettings },
+    Loss: { ...presetSettings, ...lossSettings, ...routerSettings, ...replaySettings },
     Optimizer: optimizerSettings,
     Output: { ...outputFolderSettings("update"), ...resumeSettings, ...quietSettings, ...debugSettings },
   },

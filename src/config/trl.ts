@@ -75,6 +75,10 @@ export function ownValue(key: string, value: unknown): unknown {
       const name = value.replace(/^torch\./, "");
       return entryOf({ bf16: "bfloat16", fp32: "float32", float: "float32" }, name) ?? name;
     }
+    case "optim":
+      if (typeof value !== "string") return value;
+      if (adamW.test(value)) return "adamw_torch";
+      return value === "adamw_bnb_8bit" ? "adamw_8bit" : value;
     case "debug":
       // TrainingArguments' debug is a text or a list, by default an empty one.
       return value === "" || (Array.isArray(value) && value.length === 0) ? false : value;
@@ -85,11 +89,17 @@ export function ownValue(key: string, value: unknown): unknown {
   }
 }
 
+/** Other implementations of the same optimizer. */
+const adamW =
+  /^(default_optim|adamw(_torch|_hf|_apex|_torch_fused|_apex_fused|_anyprecision|_torch_npu_fused|_torch_xla)?)$/;
+
 /** What to write for a value that is another trainer's, or that is written elsewhere here. */
 export function valueCure(key: string, value: unknown): string | undefined {
   switch (key) {
     case "dtype":
       return /^(float16|fp16|half)$/.test(String(value)) ? "float16 is not supported in training" : undefined;
+    case "optim":
+      return /8bit/.test(String(value)) ? "use adamw_8bit" : "the optimizer is AdamW: leave it out";
     case "report_to":
       return "other trackers have no counterpart here: wandb and tensorboard write files that many can import";
     case "advantage_estimator":

@@ -14,6 +14,7 @@
  */
 
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
+import type { Nf4Layout } from "../tensor/nf4.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Pieces } from "./breathe.ts";
 
@@ -29,10 +30,38 @@ export interface Weight {
   /** [N, K] for a matrix, [N] for a norm's weight or a bias. */
   readonly shape: readonly number[];
   readonly elements: number;
+  /** A matrix in NF4: one buffer of `elements` bytes (Device.nf4Layout), whose numbers and what belongs to them are `dtype`. */
+  readonly quantized?: "nf4";
+  /** Of a norm: what is added to the weight before it multiplies; 0 by default, 1 in Gemma's models. */
+  readonly offset?: number;
   /** If this is a master or moment in the layout of a parameter of another type: that type, which decides the layout. */
   readonly layoutOf?: ComputeDType;
   /** If these are masters in two halves (Device.masterDType): where the upper ones are, which are the parameter itself. */
   readonly upper?: number;
+}
+
+/** Weights of one shape, one for each expert, in memory at equal distances. */
+export interface ExpertWeights {
+  /** Of the first one. */
+  readonly first: Weight; // (N, K)
+  readonly count: number; // E
+}
+
+/** Where the pairs of a token and one of its k experts are, when they lie side by side by expert. */
+export interface PairPlaces {
+  /** Where an expert's pairs begin, and the number of all. */
+  readonly offsets: Tensor; // int32 (E + 1)
+  /** t · k + i of each pair of token t and its i-th expert, by expert and then by token. */
+  readonly order: Tensor; // int32 (T · k)
+  /** The place of each pair in that order. */
+  readonly places: Tensor; // int32 (T, k)
+}
+
+/** A router's choice for each token. */
+export interface Routes {
+  readonly weights: Tensor; // float32 (T, k)
+  readonly experts: Tensor; // int32 (T, k)
+  readonly probabilities: Tensor; // float32 (T, E)
 }
 
 /** Memory that the device owns. */
@@ -42,7 +71,7 @@ export interface DeviceMemory {
   free(): void;
 }
 
-export type NumberArray = Float32Array | Float64Array | Int32Array | Uint32Array | Uint16Array;
+export type NumberArray = Float32Array | Float64Array | Int32Array | Uint32Array | Uint16Array | Uint8Array;
 
 /** Paged keys and values of one layer; a page is a block of 64 tokens. */
 export interface KeyValuePages {
@@ -105,6 +134,38 @@ export interface AdamWSettings {
   readonly step: number;
   /** Factor on the gradient: the clipping coefficient. */
   readonly gradientScale: number;
+  /** Whose random numbers round a bfloat16 parameter that has no master; left out, all are 0. */
+  readonly rounding?: RandomRounding;
+}
+
+/**
+ * Random numbers for stochastic rounding: Philox4x32-10 under the key (seed, stream), counted by (element ÷ 8, step,
+ * parameter), 16 bits for each element in the order in which the parameter lies.
+ */
+export interface RandomRounding {
+  readonly seed: number;
+  readonly stream: number;
+  /** Its number among the optimizer's parameters. */
+  readonly parameter: number;
+}
+
+/** A moment in 8 bits: codes of a dynamic map, and for every 256 elements in the order in which they lie the largest magnitude. */
+export interface QuantizedMoment {
+  readonly codes: Tensor; // uint8 (elements)
+  readonly absmax: Tensor; // float32 (⌈elements ÷ 256⌉)
+}
+
+/** The dynamic maps of both moments, m's (signed) first, and the codes of evenly spread numbers in [−1, 1]. */
+export interface MomentMaps {
+  readonly numbers: Tensor; // float32 (2, 256)
+  readonly nearest: Tensor; // uint8 (2, 65536)
+}
+
+/** A soft cap on logits: they are cap · tanh(logits / cap) (Gemma Team 2024, arXiv 2408.00118). */
+export interface LogitCap {
+  readonly cap: number;
+  /** Room for the gradient of a chunk of capped logits, (N, V) float32; null in forward passes. */
+  readonly dlogits: Tensor | null;
 }
 
 /** Columns of `counters` in `sample`: position, sample, prompt, step, slot. */
@@ -149,7 +210,7 @@ export interface Ops {
   /** dw (V, D) += dx (T, D) at those rows, tokens in order */
   embeddingBackward(dw: Tensor, dx: Tensor, ids: Tensor, w: Weight): void;
 
-  /** y = x / rms(x) · weight, over the last dimension: x is (T, D) or (T, H·D) with `heads` H; rstd (T, H) is saved. */
+  /** y = x / rms(x) · (offset + weight), over the last dimension: x is (T, D) or (T, H·D) with `heads` H; rstd (T, H) is saved. */
   rmsnormForward(y: Tensor, rstd: Tensor | null, x: Tensor, weight: Weight, epsilon: number, heads?: number): void;
   /** dx = gradient through the norm + dresidual (null: 0; it may be dx itself); dweight += (null: not wanted) */
   rmsnormBackward(
@@ -227,6 +288,34 @@ export interface Ops {
   gluBackward(dx: Tensor, dy: Tensor, x: Tensor, gelu: boolean): void;
 
   /**
+   * probabilities = softmax(logits (T, E) float32); experts = the k most probable of each token, the first of equal ones,
+   * or as they are if `given`; weights = their probabilities, `normalized`: divided by their sum.
+   */
+  routeForward(routes: Routes, logits: Tensor, normalized: boolean, given?: boolean): void;
+  /** dlogits (T, E) float32 = from dweights (T, k) float32 */
+  routeBackward(dlogits: Tensor, dweights: Tensor, routes: Routes, normalized: boolean): void;
+  /** load (E) float32 += Σ rowWeights (T) · probabilities (T, E) */
+  balanceForward(load: Tensor, probabilities: Tensor, rowWeights: Tensor): void;
+  /** dlogits (T, E) float32 += from `slopes` (E), the derivatives in balanceForward's `load` */
+  balanceBackward(dlogits: Tensor, probabilities: Tensor, slopes: Tensor, rowWeights: Tensor): void;
+  /** places = those of the pairs of experts (T, k) */
+  dispatch(places: PairPlaces, experts: Tensor): void;
+  /** y (T · k, D) = the token's row of x (T, D) for each pair, in order */
+  gatherPairs(y: Tensor, x: Tensor, places: PairPlaces): void;
+  /** dx (T, D) grad = the sum of dy (T · k, D) over a token's pairs */
+  scatterPairs(dx: Tensor, dy: Tensor, places: PairPlaces): void;
+  /** x (T, D) float32 += the sum of weight · y (T · k, D) over a token's pairs */
+  combineForward(x: Tensor, y: Tensor, places: PairPlaces, weights: Tensor): void;
+  /** dy (T · k, D) grad = weight · dx, dweights (T, k) = y · dx */
+  combineBackward(dy: Tensor, dweights: Tensor, dx: Tensor, y: Tensor, places: PairPlaces, weights: Tensor): void;
+  /** y (P, N) = x (P, K) · wᵀ of each pair's expert */
+  expertsForward(y: Tensor, x: Tensor, w: ExpertWeights, places: PairPlaces): void;
+  /** dx (P, K) = or += dy (P, N) · w of each pair's expert */
+  expertsBackwardInput(dx: Tensor, dy: Tensor, w: ExpertWeights, places: PairPlaces, accumulate?: boolean): void;
+  /** dw of each expert += dyᵀ · x over its pairs; `dw` is the first one's, and the others follow it */
+  expertsBackwardWeight(dw: Tensor, dy: Tensor, x: Tensor, w: ExpertWeights, places: PairPlaces): void;
+
+  /**
    * The LM head on a chunk of rows: logits (N, V) float32 = hidden · wᵀ, then logprob (entries), entropy (N), lse (N)
    * of softmax(logits / temperature). Row r's targets are the entries entryStart[r] … entryStart[r + 1] − 1; entry
    * indices are absolute, so `logprob` and `targets` cover all rows, not only the chunk's.
@@ -241,6 +330,7 @@ export interface Ops {
     entryStart: Tensor,
     targets: Tensor,
     temperature: number,
+    cap?: LogitCap | null,
   ): void;
   /**
    * dhidden (N, D) =, dw += (null: not wanted), from dlogprob (entries) and dentropy (N). `logits` are overwritten;
@@ -260,6 +350,7 @@ export interface Ops {
     entropy: Tensor,
     temperature: number,
     recompute: boolean,
+    cap?: LogitCap | null,
   ): void;
 
   /**
@@ -279,13 +370,30 @@ export interface Ops {
     settings: SamplingSettings,
   ): void;
 
-  /** One AdamW step: updates w, master, m, v from the gradient g. For float32, master is w's own memory. */
-  adamw(w: Weight, master: Tensor, m: Tensor, v: Tensor, g: Tensor, settings: AdamWSettings): void;
-  /** y float32 += the masters of w, a bfloat16 parameter */
-  addMasters(y: Tensor, w: Weight, master: Tensor): void;
+  /**
+   * One AdamW step: updates w, master, m, v from the gradient g. For float32, master is w's own memory; null: w is bfloat16
+   * without a master, and is rounded at random.
+   */
+  adamw(w: Weight, master: Tensor | null, m: Tensor, v: Tensor, g: Tensor, settings: AdamWSettings): void;
+  /** The same with moments in 8 bits, which are decoded, moved, used, and coded again. A moment that is 0 stays 0. */
+  adamw8bit(
+    w: Weight,
+    master: Tensor | null,
+    m: QuantizedMoment,
+    v: QuantizedMoment,
+    maps: MomentMaps,
+    g: Tensor,
+    settings: AdamWSettings,
+  ): void;
+  /** y float32 += the masters of w, a bfloat16 parameter; null: w itself */
+  addMasters(y: Tensor, w: Weight, master: Tensor | null): void;
   /** sum (1) float64 = Σ x², in fixed blocks added in order */
   sumSquares(sum: Tensor, x: Tensor): void;
   scale(x: Tensor, factor: number): void;
+  /** x = cap · tanh(x / cap) */
+  softcapForward(x: Tensor, cap: number): void;
+  /** dx *= 1 − (y / cap)², where y is what softcapForward left; dx is float32 or grad */
+  softcapBackward(dx: Tensor, y: Tensor, cap: number): void;
   /** y += x */
   add(y: Tensor, x: Tensor): void;
   fill(x: Tensor, value: number): void;
@@ -295,6 +403,33 @@ export interface Ops {
   gatherRows(y: Tensor, x: Tensor, index: Tensor): void;
   /** dx (T, D) float32 = 0, then rows `index` (all different) = dy (N, D) grad */
   scatterRows(dx: Tensor, dy: Tensor, index: Tensor): void;
+}
+
+/** Devices of several processes that exchange their memory directly. */
+export interface PeerGroup {
+  /**
+   * Sends packed tensors to every process and receives as many as each sends, in order, after all queued work; entries of the
+   * process itself are not used. Resolves when the tensors have arrived.
+   *
+   * @throws what `requireAll` throws, or RunError
+   */
+  exchange(send: readonly (readonly Tensor[])[], receive: readonly (readonly Tensor[])[]): Promise<void>;
+}
+
+/** The way to the devices of other processes. */
+export interface PeerDevices {
+  /** The group that was joined; null: none. */
+  readonly group: PeerGroup | null;
+  /** What they are reached by, which must be the same for all, and the name of this device; or why they cannot be reached. */
+  survey(): { readonly library: string; readonly device: string } | { readonly missing: string };
+  /** Names a new group; one process does it for all. */
+  createId(): Uint8Array;
+  /**
+   * Joins a group; all its processes do.
+   *
+   * @param requireAll throws if a process has failed: called again and again while there is something to wait for
+   */
+  join(id: Uint8Array, rank: number, size: number, requireAll: () => void): Promise<void>;
 }
 
 export interface Device {
@@ -366,6 +501,8 @@ export interface Device {
   readonly rowBlock: number;
   /** Elements that a parameter takes, padding included. */
   parameterElements(shape: readonly number[], dtype: ComputeDType): number;
+  /** Names the order in which a parameter's elements lie: what is saved in that order can be loaded where it is the same. */
+  parameterLayout(dtype: ComputeDType): string;
   /** Elements of a page of keys, and of values, of one layer. */
   pageElements(shape: AttentionShape): { keys: number; values: number };
   /** Floats per row of attentionBackward's scratch. */
@@ -380,6 +517,10 @@ export interface Device {
    * `address`. Masters in two halves set both, and begin with a multiple of `rowBlock`.
    */
   loadParameter(w: Weight, address: number, dtype: DType, from: number, count: number): void;
+  /** The parts of a matrix (N, K) in NF4, in bytes; the order of the codes is the device's. */
+  nf4Layout(shape: readonly number[]): Nf4Layout;
+  /** Loads the codes of rows [from, from + count), row-major, two to a byte, the first in the upper half. `from` is a multiple of 64. */
+  loadCodes(w: Weight, codes: Uint8Array, from: number, count: number): void;
   /** Saves rows [from, from + count) of a parameter, or of a float32 tensor in its layout, to row-major host memory. */
   saveParameter(address: number, dtype: ComputeDType, w: Weight, from: number, count: number): void;
 
@@ -391,6 +532,8 @@ export interface Device {
   replay(key: string): Promise<void>;
   /** Drops recordings whose keys begin with `prefix`. */
   forget(prefix: string): void;
+  /** null: it computes in the host's memory, which other ways lead to. */
+  readonly peers: PeerDevices | null;
   /** Frees everything that the device holds; it cannot be used afterwards. */
   close(): void;
 }
@@ -406,6 +549,8 @@ export interface ScratchSizes {
   readonly tokens: number;
   /** Rows of logits computed at once; a scalar head computes all of its own. */
   readonly headRows: number;
+  /** Elements of the largest matrix in NF4; left out, there is none. */
+  readonly quantizedElements?: number;
   /** Sequences decoded at once, padding included. */
   readonly sequences: number;
 }

@@ -25,6 +25,8 @@ export function arrayOf(source: Tensor, bytes: ArrayBuffer): NumberArray {
       return new Int32Array(bytes);
     case "uint32":
       return new Uint32Array(bytes);
+    case "uint8":
+      return new Uint8Array(bytes);
     default:
       return new Uint16Array(bytes);
   }

@@ -11,16 +11,18 @@ export interface DeviceOptions {
   readonly device: string;
   /** Threads of the CPU's kernels. */
   readonly threads?: number | null;
+  /** The process's place among the ranks of this machine, which get a GPU each. */
+  readonly localRank?: number;
   /** Receives lines for the user: what is compiled first, why `auto` chose the CPU. */
   readonly note?: (text: string) => void;
 }
 
 /** @throws InputError for a missing device, naming what is missing; RunError if opening it fails */
-export async function openDevice({ device, threads = null, note }: DeviceOptions): Promise<Device> {
-  if (device.startsWith("cuda")) return openNamedGpu(device, note);
+export async function openDevice({ device, threads = null, localRank = 0, note }: DeviceOptions): Promise<Device> {
+  if (device.startsWith("cuda")) return openNamedGpu(device, localRank, note);
   if (device === "auto") {
     try {
-      return await openGpu("cuda", note);
+      return await openGpu("cuda", localRank, note);
     } catch (error) {
       if (!(error instanceof RunError || error instanceof InputError)) throw error;
       note?.(`computing on the CPU: no CUDA device (${error.message.split("; ")[0]})`);
@@ -32,14 +34,14 @@ export async function openDevice({ device, threads = null, note }: DeviceOptions
   });
 }
 
-function openGpu(device: string, note: DeviceOptions["note"]): Promise<Device> {
-  return openCudaDevice({ device, onBuild: () => note?.("compiling the CUDA kernels for this GPU (once)") });
+function openGpu(device: string, localRank: number, note: DeviceOptions["note"]): Promise<Device> {
+  return openCudaDevice({ device, localRank, onBuild: () => note?.("compiling the CUDA kernels for this GPU (once)") });
 }
 
 /** For a GPU requested by name, a missing GPU or library is a usage error. */
-async function openNamedGpu(device: string, note: DeviceOptions["note"]): Promise<Device> {
+async function openNamedGpu(device: string, localRank: number, note: DeviceOptions["note"]): Promise<Device> {
   try {
-    return await openGpu(device, note);
+    return await openGpu(device, localRank, note);
   } catch (error) {
     const absent =
       error instanceof MissingLibraryError || (error instanceof NvidiaCallError && error.call === "cuInit");

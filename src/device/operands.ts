@@ -3,8 +3,8 @@
  * within fused rows, and the scalar arguments of kernels that take the same ones in ffi/cpu and ffi/cuda.
  */
 import { bytesPerElement } from "../tensor/dtype.ts";
-import { columns, type Tensor } from "../tensor/tensor.ts";
-import type { AdamWSettings, AttentionShape, HeadTransform, SamplingSettings, Weight } from "./device.ts";
+import { columns, reshape, type Tensor } from "../tensor/tensor.ts";
+import type { AdamWSettings, AttentionShape, HeadTransform, LogitCap, SamplingSettings, Weight } from "./device.ts";
 
 export function dim(t: Tensor | Weight, index: number): number {
   return t.shape[index] ?? 1;
@@ -95,6 +95,12 @@ export function inverseTemperature(temperature: number): number {
   return temperature > 0 ? Math.fround(1 / Math.fround(temperature)) : 1;
 }
 
+/** The gradient of a chunk of capped logits. */
+export function cappedGradient({ dlogits }: LogitCap, logits: Tensor): Tensor {
+  expectShape(dlogits !== null, `${logits.name}: no room for the gradient of capped logits`);
+  return reshape(dlogits!, logits.shape);
+}
+
 /** Scalars of `sample`, in order: "seed stream greedy inverse_temperature top_k top_p min_p repetition_penalty". */
 export function samplingScalars(settings: SamplingSettings): number[] {
   const { seed, stream, temperature, topK, topP, minP, repetitionPenalty } = settings;
@@ -113,4 +119,10 @@ export function adamwScalars(settings: AdamWSettings): number[] {
   const [beta1, beta2] = [Math.fround(settings.beta1), Math.fround(settings.beta2)];
   const { learningRate, epsilon, weightDecay, step, gradientScale } = settings;
   return [learningRate, beta1, beta2, epsilon, weightDecay, 1 - beta1 ** step, 1 - beta2 ** step, gradientScale];
+}
+
+/** Scalars of stochastic rounding: "seed stream step parameter". */
+export function roundingScalars({ rounding, step }: AdamWSettings): number[] {
+  const { seed, stream, parameter } = rounding ?? { seed: 0, stream: 0, parameter: 0 };
+  return [seed >>> 0, stream >>> 0, step >>> 0, parameter >>> 0];
 }

@@ -40,6 +40,12 @@ export interface ModelConfig extends ModelParameters {
   readonly hiddenSize: number;
   readonly numLayers: number;
   readonly rmsNormEps: number;
+  /** Multiplies the embedding's rows; 1 by default. */
+  readonly embeddingScale?: number;
+  /** Logits are cap · tanh(logits / cap); as they are by default. */
+  readonly logitCap?: number;
+  /** Of a model with experts: the weight in training of the loss of an unbalanced load. */
+  readonly routerAuxLossCoef?: number;
   /** The LM head is the embedding, and `lmHead` is unused. */
   readonly tieWordEmbeddings: boolean;
   readonly maxPositionEmbeddings: number;
@@ -70,9 +76,13 @@ export interface Family {
 
 const heads: Record<ModelHead, string> = { lm: "ForCausalLM", score: "ForSequenceClassification" };
 
+/** Families whose sequence classification has another prefix than their language model. */
+const scorers: Readonly<Record<string, string>> = { Gemma3: "Gemma3Text" };
+
 /** The class name that transformers and vLLM use for a model. */
 export function architectureOf(family: string, head: ModelHead = "lm"): string {
-  return family + heads[head];
+  const prefix = head === "score" ? scorers[family] : undefined;
+  return (prefix ?? family) + heads[head];
 }
 
 /** The same model with a scalar head in place of the LM head, as a transformers sequence classification config. */

@@ -5,12 +5,14 @@
 import { isObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 import { architectureOf, type Family, type ModelConfig, type ModelHead } from "./config.ts";
+import { gemma3 } from "./gemma3.ts";
 import { llama } from "./llama.ts";
 import { mistral } from "./mistral.ts";
 import { olmo2 } from "./olmo2.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
+import { qwen3Moe } from "./qwen3-moe.ts";
 import { smollm3 } from "./smollm3.ts";
 
 export const families = new Map<string, Family>([
@@ -21,6 +23,8 @@ export const families = new Map<string, Family>([
   ["olmo2", olmo2],
   ["mistral", mistral],
   ["phi3", phi3],
+  ["gemma3_text", gemma3],
+  ["qwen3_moe", qwen3Moe],
 ]);
 
 /**

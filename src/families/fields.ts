@@ -26,7 +26,8 @@ const fields = z.looseObject({
   num_attention_heads: size,
   num_key_value_heads: size.nullish(),
   head_dim: size.nullish(),
-  hidden_act: z.string().default("silu"),
+  hidden_act: z.string().nullish(),
+  hidden_activation: z.string().nullish(),
   max_position_embeddings: size.optional(),
   rms_norm_eps: z.number().min(0).optional(),
   tie_word_embeddings: z.boolean().nullish(),
@@ -42,6 +43,8 @@ const fields = z.looseObject({
   sliding_window: size.nullish(),
   use_sliding_window: z.boolean().nullish(),
   max_window_layers: z.int().min(0).nullish(),
+  sliding_window_pattern: size.nullish(),
+  _sliding_window_pattern: size.nullish(),
 });
 export type Fields = z.output<typeof fields>;
 
@@ -58,6 +61,14 @@ export interface Defaults {
   readonly epsilon?: number;
   readonly theta?: number;
   readonly tied?: boolean;
+  /** "silu" by default. */
+  readonly activation?: string;
+  /** The field of the activation; hidden_act by default. */
+  readonly activationField?: "hidden_activation";
+  /** Layers may have experts, whose fields the family reads. */
+  readonly experts?: boolean;
+  /** Reads the rotary settings of a family with its own. */
+  readonly rope?: (json: Json, path: string, maxPositionEmbeddings: number) => RopeConfig;
   /** Missing: all layers have full attention. */
   readonly windows?: WindowDefaults;
 }
@@ -77,6 +88,8 @@ export interface DecoderFields {
   readonly given: Fields;
   /** By layer. */
   readonly attention: (layer: number) => AttentionShape;
+  /** Whether a layer has a sliding window, even one that no sequence exceeds. */
+  readonly slides: (layer: number) => boolean;
   readonly rope: RopeConfig;
   readonly activation: Mlp<unknown>["activation"];
   /** The part of a `ModelConfig` that is the same for every family. */
@@ -85,17 +98,17 @@ export interface DecoderFields {
 
 /** @throws InputError naming the file, the field and the cure: a missing, bad or unsupported field */
 export function readDecoderFields(json: Json, path: string, defaults: Defaults): DecoderFields {
-  refuseUnsupported(json, path);
+  refuseUnsupported(json, path, defaults);
   const given = parseFields(json, path);
   const shape = attentionOf(given, path, defaults);
-  const activation = activationOf(given, path);
+  const activation = activationOf(given, path, defaults);
   const maxPositionEmbeddings = given.max_position_embeddings ?? defaults.maxPositions;
   const windowOf = windowsOf(given, path, defaults.windows);
   const attention = (layer: number): AttentionShape => {
     const window = windowOf(layer);
     return window !== null && window < maxPositionEmbeddings ? { ...shape, window } : shape;
   };
-  const rope = parseRope(json, path, maxPositionEmbeddings, defaults.theta);
+  const rope = (defaults.rope ?? parseRope)(json, path, maxPositionEmbeddings, { theta: defaults.theta });
   const eos = given.eos_token_id === undefined ? defaults.eos : given.eos_token_id;
   const pad = given.pad_token_id ?? null;
   const common = {
@@ -111,18 +124,18 @@ export function readDecoderFields(json: Json, path: string, defaults: Defaults):
     padTokenId: pad !== null && pad >= 0 ? pad : null,
     raw: json,
   };
-  return { given, attention, rope, activation, common };
+  return { given, attention, slides: (layer) => windowOf(layer) !== null, rope, activation, common };
 }
 
 /** Rejects fields that change what the layers compute, in files with a supported model_type and architecture. */
-function refuseUnsupported(json: Json, path: string): void {
+function refuseUnsupported(json: Json, path: string, { experts = false }: Defaults): void {
   const isSet = (field: string) => json[field] !== undefined && json[field] !== null && json[field] !== false;
   const refuse = (field: string, cure: string): never => {
     throw new InputError(`${path}: ${field}: not supported; ${cure}`);
   };
-  if (isSet("quantization_config")) refuse("quantization_config", "use the model's unquantized weights");
   for (const field of ["num_experts", "num_local_experts", "n_routed_experts"])
-    if (isSet(field)) refuse(field, "mixture-of-experts layers are not supported; use a dense model");
+    if (isSet(field) && !experts)
+      refuse(field, "of mixtures of experts, only those of model_type qwen3_moe are; use another model");
 }
 
 function parseFields(json: Json, path: string): Fields {
@@ -158,11 +171,13 @@ const activations: Readonly<Record<string, DecoderFields["activation"]>> = {
   gelu_tanh: "gelu_tanh",
 };
 
-function activationOf({ hidden_act }: Fields, path: string): DecoderFields["activation"] {
-  const activation = entryOf(activations, hidden_act);
+function activationOf(given: Fields, path: string, defaults: Defaults): DecoderFields["activation"] {
+  const field = defaults.activationField ?? "hidden_act";
+  const name = given[field] ?? defaults.activation ?? "silu";
+  const activation = entryOf(activations, name);
   if (activation !== undefined) return activation;
   throw new InputError(
-    `${path}: hidden_act: "${hidden_act}" is not supported (silu, gelu_pytorch_tanh are); use another model`,
+    `${path}: ${field}: "${name}" is not supported (silu, gelu_pytorch_tanh are); use another model`,
   );
 }
 

@@ -15,6 +15,10 @@ export interface ParameterSpec {
   readonly decays: boolean;
   /** False: no gradient or optimizer state; it stays as loaded. */
   readonly trainable: boolean;
+  /** A matrix that is kept in NF4, and is never trained (four-bit.ts). */
+  readonly quantized?: boolean;
+  /** Of a norm: what is added to the weight before it multiplies; 0 by default. */
+  readonly offset?: number;
   /** The parameter of which this is a copy, which is trained while that one stays for the reference. */
   readonly copyOf?: ParameterSpec;
 }
@@ -50,6 +54,28 @@ export interface QkNorms<P> {
   readonly k: P;
 }
 
+/**
+ * Σ over a token's experts of p · down(act(gate(x)) · up(x)): the k most probable ones by softmax(x · routerᵀ), with their
+ * probabilities (Shazeer et al. 2017, arXiv 1701.06538).
+ */
+export interface Experts<P> {
+  readonly activation: Mlp<P>["activation"];
+  /** Of one expert. */
+  readonly intermediateSize: number;
+  readonly router: P; // (E, D)
+  /** k */
+  readonly perToken: number;
+  /** The probabilities of a token's experts are divided by their sum. */
+  readonly normalized: boolean;
+  readonly gate: readonly P[]; // (F, D) each of E
+  readonly up: readonly P[]; // (F, D) each of E
+  readonly down: readonly P[]; // (D, F) each of E
+}
+
+export function isExperts<P>(mlp: Mlp<P> | Experts<P>): mlp is Experts<P> {
+  return "router" in mlp;
+}
+
 /** down(act(gate(x)) · up(x)) */
 export interface Mlp<P> {
   readonly activation: "silu" | "gelu_tanh";
@@ -67,21 +93,22 @@ export interface Layer<P> {
   readonly attention: Attention<P>;
   readonly attentionNorm: P | null; // (D)
   readonly postNorm: P | null; // (D)
-  readonly mlp: Mlp<P>;
+  readonly mlp: Mlp<P> | Experts<P>;
   readonly mlpNorm: P | null; // (D)
 }
 
 /** The products of a layer that share their input, in the order in which their outputs stand side by side. */
 export function productsOfOneInput<P>({ attention, mlp }: Layer<P>) {
-  return { qkv: attention.qkv, gateUp: mlp.gateUp } as const;
+  return { qkv: attention.qkv, gateUp: isExperts(mlp) ? [] : mlp.gateUp } as const;
 }
 
 export function matrix(name: string, n: number, k: number): ParameterSpec {
   return { name, shape: [n, k], decays: true, trainable: true };
 }
 
-export function vector(name: string, n: number): ParameterSpec {
-  return { name, shape: [n], decays: false, trainable: true };
+export function vector(name: string, n: number, offset = 0): ParameterSpec {
+  const spec = { name, shape: [n], decays: false, trainable: true };
+  return offset === 0 ? spec : { ...spec, offset };
 }
 
 export function linear(name: string, n: number, k: number, bias: boolean): Linear<ParameterSpec> {
@@ -116,7 +143,19 @@ export function mapLayer<A, B>(
     },
     attentionNorm: optional(layer.attentionNorm),
     postNorm: optional(layer.postNorm),
-    mlp: { ...mlp, gateUp: mlp.gateUp.map(map), down: map(mlp.down) },
+    mlp: isExperts(mlp) ? mapExperts(mlp, f) : { ...mlp, gateUp: mlp.gateUp.map(map), down: map(mlp.down) },
     mlpNorm: optional(layer.mlpNorm),
   };
+}
+
+/** Expert by expert. */
+function mapExperts<A, B>(mlp: Experts<A>, f: (parameter: A) => B): Experts<B> {
+  const router = f(mlp.router);
+  const [gate, up, down]: [B[], B[], B[]] = [[], [], []];
+  for (let e = 0; e < mlp.gate.length; e++) {
+    gate.push(f(mlp.gate[e]!));
+    up.push(f(mlp.up[e]!));
+    down.push(f(mlp.down[e]!));
+  }
+  return { ...mlp, router, gate, up, down };
 }

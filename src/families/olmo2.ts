@@ -14,6 +14,6 @@ export const olmo2: Family = {
     const fields = readDecoderFields(json, path, defaults);
     const attentionBias = fields.given.attention_bias ?? false;
     const biases = { inputBias: attentionBias, outputBias: attentionBias };
-    return { ...fields.common, ...llamaParameters(fields, { ...biases, normsAfter: true, headNorms: "all heads" }) };
+    return { ...fields.common, ...llamaParameters(fields, { ...biases, norms: "after", headNorms: "all heads" }) };
   },
 };

@@ -3,6 +3,8 @@ import { adaptedName } from "./adapter-names.ts";
 import type { ModelConfig } from "./config.ts";
 import {
   type Adapter,
+  type Experts,
+  isExperts,
   type Layer,
   type Linear,
   mapLayer,
@@ -66,11 +68,22 @@ export function joinedName(parts: readonly { readonly name: string }[]): string 
   return parts.map(({ name }) => name).join(" + ");
 }
 
-/** Whether parameters side by side are one: matrices whose rows fill whole blocks of the device's layout, biases for all or none. */
+/** The name of the weights of all experts of a layer as one. */
+export function expertsName([first]: readonly { readonly name: string }[]): string {
+  return first!.name.replace(".experts.0.", ".experts.*.");
+}
+
+/** Weights of all experts, which lie side by side so that one product can take all of them. */
+export function expertBlocks<P>({ gate, up, down }: Experts<P>): readonly (readonly P[])[] {
+  return [gate, up, down];
+}
+
+/** Whether parameters side by side are one: matrices whose rows fill whole blocks of the device's layout (in NF4 each has scales of its own), biases for all or none. */
 function joinable(linears: readonly Linear<ParameterSpec>[], rowBlock: number): boolean {
   const [first] = linears;
   return linears.every(
-    ({ weight, bias }) => weight.shape[0]! % rowBlock === 0 && (bias === null) === (first?.bias === null),
+    ({ weight, bias }) =>
+      weight.shape[0]! % rowBlock === 0 && !weight.quantized && (bias === null) === (first?.bias === null),
   );
 }
 
@@ -81,6 +94,12 @@ function joinable(linears: readonly Linear<ParameterSpec>[], rowBlock: number): 
 export function parameterBlocks(config: ModelConfig, rowBlock: number): ParameterBlock[] {
   const blockOf = new Map<ParameterSpec, readonly ParameterSpec[]>();
   const layers = layersOf(config);
+  const experts = new Set<readonly ParameterSpec[]>();
+  for (const { mlp } of layers)
+    for (const parts of isExperts(mlp) ? expertBlocks(mlp) : []) {
+      experts.add(parts);
+      for (const spec of parts) blockOf.set(spec, parts);
+    }
   for (const layer of layers)
     for (const linears of Object.values(productsOfOneInput(layer))) {
       const down = linears.flatMap(({ adapter }) => adapter?.a ?? []);
@@ -92,7 +111,8 @@ export function parameterBlocks(config: ModelConfig, rowBlock: number): Paramete
     }
   return listed(config, layers).flatMap((spec) => {
     const parts = blockOf.get(spec) ?? [spec];
-    return parts[0] === spec ? [{ name: joinedName(parts), parts }] : [];
+    if (parts[0] !== spec) return [];
+    return [{ name: experts.has(parts) ? expertsName(parts) : joinedName(parts), parts }];
   });
 }
 
@@ -108,13 +128,34 @@ export function parameterCount(config: ModelConfig): number {
   return parameterSpecs(config).reduce((sum, { shape }) => sum + countOf(shape), 0);
 }
 
+/** Parameters that one token passes, and those of them that are trained: of a layer's experts, only the token's own. */
+export function activeCount(config: ModelConfig): { readonly all: number; readonly trained: number } {
+  const unused = layersOf(config).flatMap(({ mlp }) =>
+    isExperts(mlp) ? expertBlocks(mlp).flatMap((specs) => specs.slice(mlp.perToken)) : [],
+  );
+  const count = (specs: readonly ParameterSpec[]) => specs.reduce((sum, { shape }) => sum + countOf(shape), 0);
+  return {
+    all: parameterCount(config) - count(unused),
+    trained: trainedCount(config) - count(unused.filter(({ trainable }) => trainable)),
+  };
+}
+
 /** The sizes that determine a model's buffers. */
 function sizesOf(config: ModelConfig): (readonly [what: string, size: number | boolean])[] {
   const { vocabSize, hiddenSize, numLayers } = config;
-  const layers = layersOf(config).flatMap(({ attention, attentionNorm, mlp: { intermediateSize }, mlpNorm }, i) => {
+  const layers = layersOf(config).flatMap(({ attention, attentionNorm, mlp, mlpNorm }, i) => {
     const { shape, headNorms } = attention;
+    const { intermediateSize } = mlp;
+    const [numExperts, perToken] = isExperts(mlp) ? [mlp.gate.length, mlp.perToken] : [0, 0];
     return Object.entries({
-      ...{ intermediateSize, numHeads: shape.heads, numKvHeads: shape.kvHeads, headDim: shape.headDim },
+      ...{
+        intermediateSize,
+        numExperts,
+        perToken,
+        numHeads: shape.heads,
+        numKvHeads: shape.kvHeads,
+        headDim: shape.headDim,
+      },
       ...{ qkNorm: headNorms !== null, attentionNorm: attentionNorm !== null, mlpNorm: mlpNorm !== null },
     }).map(([what, size]) => [`${what} of layer ${i}`, size] as const);
   });

@@ -57,26 +57,34 @@ const fieldTypes = {
 };
 type Field = keyof typeof fieldTypes;
 
+export interface RopeDefaults {
+  /** 10,000 by default. */
+  readonly theta?: number | undefined;
+  /** The type of layers whose settings they are, in a file with settings by type of layer. */
+  readonly layers?: string;
+}
+
 /**
  * @param raw config.json's object
  * @param path config.json's path, for messages
- * @param defaultTheta the family's theta, if the file has none
+ * @param defaults the family's
  * @throws InputError naming the file, the field and the cure
  */
 export function parseRope(
   raw: Record<string, unknown>,
   path: string,
   maxPositionEmbeddings: number,
-  defaultTheta = 10_000,
+  { theta: defaultTheta = 10_000, layers }: RopeDefaults = {},
 ): RopeConfig {
   // As in transformers, `rope_scaling` overrides `rope_parameters` where a file has both.
-  const name = isObject(raw.rope_scaling) ? "rope_scaling" : "rope_parameters";
+  const field = isObject(raw.rope_scaling) ? "rope_scaling" : "rope_parameters";
   for (const key of ["rope_scaling", "rope_parameters"]) {
     const value = raw[key];
     if (value !== undefined && value !== null && !isObject(value))
       throw new InputError(`${path}: ${key}: must be an object or null; take the value of the original model`);
   }
-  const given = isObject(raw[name]) ? raw[name] : {};
+  const name = layers === undefined ? field : `${field}.${layers}`;
+  const given = isObject(raw[field]) ? raw[field] : {};
   const nested = Object.keys(given).find((key) => isObject(given[key]));
   if (nested !== undefined)
     throw new InputError(

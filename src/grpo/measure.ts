@@ -42,7 +42,7 @@ export async function measure<S extends Sampled>(
     onTokens(model, tokens);
   };
   const score = (model: Model, name: "reference" | "policy") =>
-    scoreDivided(ranks, model, activations, groups, options, counted(name));
+    scoreDivided(ranks, model, activations, name === "policy" ? packed(samples, true) : groups, options, counted(name));
   const underReference = reference ? await score(reference, "reference") : null;
   const underPolicy = needsOld && !exactlyOnPolicy ? await score(policy, "policy") : null;
   const values = critic

@@ -8,6 +8,7 @@ import { resolveModel } from "../checkpoint/hub.ts";
 import { placesOf, readModelConfig } from "../checkpoint/huggingface.ts";
 import type { UpdateConfig } from "../config/schema.ts";
 import type { MetricsRecord } from "../metrics/metrics-file.ts";
+import { auxLossCoef } from "../model/expert-load.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import type { Model } from "../model/model.ts";
 import { onDevice, withDevice } from "../run/device.ts";
@@ -50,6 +51,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const { config, folder, resume, note } = options;
   const startFolder = resume?.folder ?? folder;
   const modelConfig = readModelConfig(startFolder);
+  auxLossCoef(modelConfig, config.routerAuxLossCoef, startFolder);
   const groups = await readRollouts(config.rollouts, { vocabSize: modelConfig.vocabSize });
   checkGroups(config, groups, modelConfig.maxPositionEmbeddings);
   const recorded = recordedSamples(groups);
@@ -83,11 +85,11 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
       const isOwn = adapters !== null && referencePath === folder && !isAdapterFolder(folder);
       const referenceFrom = referencePath === null || isOwn ? null : openReference(plan, referencePath, from, moves);
       const positions = longestPrompt + longestCompletion;
-      const model = planPolicy(plan, from, { dtype: config.dtype, positions, adapters });
+      const model = planPolicy(plan, from, { dtype: config.dtype, positions, adapters, fourBit: config.loadIn4bit });
       const reference = isOwn
         ? referenceWithoutAdapters(model)
         : referenceFrom && planReference(plan, referenceFrom, model);
-      const policy = planTraining(plan, model, { tokens, longestPrompt }, config.gradientCheckpointing);
+      const policy = planTraining(plan, model, { tokens, longestPrompt }, config.gradientCheckpointing, null, config);
       return { policy, reference };
     };
     const planned = planSession(device, tenants, note);

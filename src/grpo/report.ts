@@ -2,7 +2,7 @@
  * Reports a generation after it has been learned from: a record for each of its steps, warnings, its rollouts for
  * `grpo update`, some completions for the console. Ends a run in which nothing is ever scored.
  */
-import { parameterCount, trainedCount } from "../families/parameters.ts";
+import { activeCount } from "../families/parameters.ts";
 import type { Turn } from "../run/run.ts";
 import { anonymousBytes } from "../session/memory.ts";
 import type { Estimate } from "./estimators/estimators.ts";
@@ -42,6 +42,7 @@ export function createReport(
     config: modelConfig,
     weights: { dtype },
   } = model;
+  const active = activeCount(modelConfig);
   const unscored = createUnscoredGuard();
   const savesDetails = config.saveTokenDetails ?? config.dashboard !== false;
   let hasLearned = false;
@@ -55,7 +56,7 @@ export function createReport(
       ...generationMetrics(generation, samples, estimate, {
         ...{ epoch: position / problems.dataset.numRows, numTokens, skippedRows, dynamic: config.dynamicSampling },
         ...{ times: turn.times(), updateTokens, referenceTokens },
-        ...{ parameters: parameterCount(modelConfig), trained: trainedCount(modelConfig) },
+        ...{ parameters: active.all, trained: active.trained },
         peakFlops: ranks.size * device.peakFlops(dtype),
         memoryPeakBytes: device.heldBytes() ?? anonymousBytes(),
       }),

@@ -8,7 +8,8 @@
  * forced tokens are only context: no loss, denominator, KL, entropy, clip fraction, advantage, value, length or count
  * of sampled tokens includes them.
  */
-import type { PackedGroup } from "../model/micro-batches.ts";
+import type { PackedCompletion, PackedGroup } from "../model/micro-batches.ts";
+import type { TokenRoutes } from "../model/routes.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { Problem } from "../run/prompts.ts";
 import type { Advantage, TokenMask, TokenValues } from "./loss/config.ts";
@@ -22,6 +23,8 @@ export interface Sample {
   readonly mask: TokenMask; // (R)
   /** False: cut at the length limit. */
   readonly finished: boolean;
+  /** Experts that the policy's tokens went to; null or missing: unknown, or it has none. */
+  readonly routes?: TokenRoutes | null | undefined;
 }
 
 export interface Sampled extends Sample, Omit<SampledCompletion, keyof Sample> {
@@ -57,12 +60,19 @@ export interface Weighed extends Measured {
   readonly place?: number | undefined;
 }
 
-/** The samples as groups for packed passes: adjacent completions of one prompt share one copy of it. */
-export function packed(samples: readonly Sample[]): PackedGroup[] {
-  const groups: { readonly promptIds: Int32Array; readonly completions: Sample[] }[] = [];
-  for (const [i, sample] of samples.entries())
-    if (i > 0 && sample.group === samples[i - 1]!.group) groups.at(-1)!.completions.push(sample);
-    else groups.push({ promptIds: sample.promptIds, completions: [sample] });
+/**
+ * The samples as groups for packed passes: adjacent completions of one prompt share one copy of it.
+ *
+ * @param routed the passes take the samples' routes, where they have some; only the policy's do
+ */
+export function packed(samples: readonly Sample[], routed = false): PackedGroup[] {
+  const groups: { readonly promptIds: Int32Array; readonly completions: PackedCompletion[] }[] = [];
+  for (const [i, sample] of samples.entries()) {
+    const { completionIds, routes } = sample;
+    const own = routed ? { completionIds, routes } : { completionIds };
+    if (i > 0 && sample.group === samples[i - 1]!.group) groups.at(-1)!.completions.push(own);
+    else groups.push({ promptIds: sample.promptIds, completions: [own] });
+  }
   return groups;
 }
 

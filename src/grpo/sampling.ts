@@ -124,6 +124,7 @@ export function sampleGeneration(run: SamplingRun, step: number, from: number): 
   const settings: RolloutSettings = {
     ...{ seed, stream: TRAINING_STREAM, step, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength },
     ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
+    recordsRoutes: config.routerReplay,
   };
   return config.dynamicSampling ? sampleDynamically(run, settings, from) : samplePlainly(run, settings, from);
 }

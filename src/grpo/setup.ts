@@ -10,11 +10,12 @@ import { createClosers } from "../closing.ts";
 import type { TrainConfig } from "../config/schema.ts";
 import type { Device } from "../device/device.ts";
 import { InputError } from "../errors.ts";
+import { auxLossCoef } from "../model/expert-load.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { solo, type Team } from "../ranks/ranks.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
 import type { RolloutLimits } from "../rollout/buffers.ts";
-import { type OnDevice, onDevice, openRunDevice } from "../run/device.ts";
+import { type OnDevice, onDevice, openTeamDevice } from "../run/device.ts";
 import { openTrainingProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import { trainedAdapters } from "../session/adapters.ts";
@@ -92,14 +93,15 @@ function planTenants(plan: SessionPlan, config: TrainConfig, models: TrainingMod
   const referenceFrom =
     models.reference === null || isOwn ? null : openReference(plan, models.reference, from, config.syncRefModel);
   const model = planPolicy(plan, from, {
-    ...{ dtype: config.dtype, positions: longestPrompt + maxCompletion, adapters },
+    ...{ dtype: config.dtype, positions: longestPrompt + maxCompletion, adapters, fourBit: config.loadIn4bit },
   });
   const reference = isOwn
     ? referenceWithoutAdapters(model)
     : referenceFrom && planReference(plan, referenceFrom, model);
-  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, division);
+  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, division, config);
   const rollout = planSampling(plan, model, models.rollout);
-  const critic = models.critic && planCritic(plan, models.critic, model, sizes, config.gradientCheckpointing, division);
+  const critic =
+    models.critic && planCritic(plan, models.critic, model, sizes, config.gradientCheckpointing, division, config);
   const rewardModels = planRewardModels(plan, models.rewardModels, {
     dtype: config.dtype,
     duringRollout: config.dynamicSampling,
@@ -177,6 +179,7 @@ export async function setUpTraining(
 ): Promise<TrainingSetup> {
   const startFolder = await resolveModel(paths.model, { revision: config.modelRevision, note });
   const modelConfig = readModelConfig(startFolder);
+  auxLossCoef(modelConfig, config.routerAuxLossCoef, paths.model);
   const batch = batchShape(config, team.devices);
   const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadModelTokenizer(startFolder, chatTemplate);
@@ -193,7 +196,7 @@ export async function setUpTraining(
       );
     const longest = Math.max(problems.longestPrompt(), evalProblems?.longestPrompt() ?? 1);
     const longestPrompt = Math.min(longest, context - maxCompletionLength);
-    const device = open.add(await openRunDevice(config, note));
+    const device = open.add(await openTeamDevice(config, team, note));
     const settled = onDevice(config, device);
     const sizes = { longestPrompt, evaluates: evalProblems !== null, ranks: team.ranks.size };
     const models = await trainingModels(settled, { startFolder, weightsFolder }, batch, sizes, note);
@@ -228,10 +231,14 @@ export async function setUpTraining(
   }
 }
 
-/** The plan of the same run under other settings of memory: what decides about rows, prompts and device must be the same. */
+/**
+ * The plan of the same run under other settings of memory, or of another of its ranks: what decides about rows, prompts and
+ * device must be the same.
+ */
 export async function planAgain(
-  { device, startFolder, evalProblems, longestPrompt, team }: TrainingSetup,
+  { device, startFolder, evalProblems, longestPrompt, team: own }: TrainingSetup,
   config: TrainConfig,
+  team: Team = own,
 ): Promise<PlannedSession<TrainingTenants>> {
   const models = await trainingModels(
     onDevice(config, device),

@@ -86,6 +86,19 @@ export const metricNames: readonly MetricName[] = [
     meaning: "learning rate of this step",
     console: { head: "lr", format: scientific },
   },
+  {
+    name: "aux_loss",
+    unit: "",
+    meaning:
+      "router_aux_loss_coef: the loss of an unbalanced load of experts, before that weight; 1 times the experts of a token if it is even",
+  },
+  {
+    name: "experts/max_load",
+    unit: "",
+    meaning: "tokens of the most used expert of any layer, of the mean of its layer's: 1 is even",
+  },
+  { name: "experts/min_load", unit: "", meaning: "the same of the least used one" },
+  { name: "experts/unused", unit: "share", meaning: "experts of all layers that no token of the step went to" },
   { name: "policy_loss", unit: "", meaning: "the loss before the entropy bonus, where there is one" },
   { name: "entropy_coef", unit: "", meaning: "weight of the entropy bonus after this step: what the next may take" },
   { name: "clip_ratio/low_mean", unit: "share", meaning: "tokens clipped below (negative advantage)" },
@@ -155,6 +168,11 @@ export const metricNames: readonly MetricName[] = [
     meaning: "floating-point operations of the model over the device's peak: measured on a CPU, published of a GPU",
   },
   { name: "memory_peak_bytes", unit: "bytes", meaning: "largest memory in use so far on the device" },
+  {
+    name: "time/wait",
+    unit: "s",
+    meaning: "with several ranks: the part of the generation's seconds in which rank 0 waited for others",
+  },
   {
     name: "time/<phase>",
     unit: "s",

@@ -18,6 +18,7 @@ import {
   type LayerGradients,
   layersTable,
 } from "./layer-buffers.ts";
+import { routeElements } from "./routes.ts";
 
 /** The sizes of passes. */
 export interface PassSizes {
@@ -27,11 +28,12 @@ export interface PassSizes {
   readonly longestPrompt: number;
 }
 
-function inputTable({ tokens: T }: PassSizes) {
+function inputTable(config: ModelConfig, { tokens: T }: PassSizes) {
   return {
     tokens: ["tokens", "int32", [T]],
     positions: ["positions", "int32", [T]],
     segments: ["segments", "int32", [T, 4]],
+    routes: ["expert routes", "int32", [routeElements(config, T)]],
   } satisfies BufferTable<string>;
 }
 
@@ -49,7 +51,7 @@ type HiddenBuffers = BuffersOf<typeof hiddenTable>;
 /** A head's buffers for passes of these sizes: forward, `hiddenTable` and its own; and those of its backward pass. */
 export interface Head<Sizes extends PassSizes, Forward extends string, Backward extends string> {
   forward(config: ModelConfig, act: ComputeDType, sizes: Sizes): BufferTable<Forward | keyof HiddenBuffers>;
-  backward(sizes: Sizes): BufferTable<Backward>;
+  backward(config: ModelConfig, sizes: Sizes): BufferTable<Backward>;
 }
 
 /** The buffers of passes with any head. */
@@ -104,7 +106,7 @@ export function planForward<S extends PassSizes, F extends string, B extends str
   const { device, config, dtype, sizes } = options;
   const place = placeOf(options, staged);
   const act = device.activationDType(dtype);
-  const bindInput = planBuffers(plan, place, inputTable(sizes));
+  const bindInput = planBuffers(plan, place, inputTable(config, sizes));
   const bindLayer = planBuffers(plan, place, layersTable(config, act, sizes.tokens));
   const bindHead = planBuffers(plan, place, head.forward(config, act, sizes));
   return (tensors) => ({
@@ -131,7 +133,7 @@ export function planForwardBackward<S extends PassSizes, F extends string, B ext
   const bindForward = planForward(plan, head, options, true);
   const place = placeOf(options, true);
   const bindLayers = planBuffers(plan, place, gradientTable(device, config, dtype, sizes));
-  const bindHead = planBuffers(plan, place, head.backward(sizes));
+  const bindHead = planBuffers(plan, place, head.backward(config, sizes));
   const bindKept = planKept(plan, options, keep);
   return (tensors) => {
     const gradient = { ...bindLayers(tensors), ...bindHead(tensors), kept: bindKept(tensors) };

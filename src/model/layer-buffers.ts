@@ -10,18 +10,24 @@
 
 import type { Device, ScratchSizes } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
-import type { Layer } from "../families/layer.ts";
-import { layersOf } from "../families/parameters.ts";
+
+import { isExperts, type Layer } from "../families/layer.ts";
+import { layersOf, parameterSpecs } from "../families/parameters.ts";
 import { type BuffersOf, type BufferTable, reshapeTo } from "../tensor/buffers.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { Stage } from "../tensor/plan.ts";
-import { reshape, rows, type Tensor } from "../tensor/tensor.ts";
+import { elementCount, reshape, rows, type Tensor } from "../tensor/tensor.ts";
+import { routeShape } from "./routes.ts";
 
-/** Widths of a layer's rows; `headNorms`, `attentionNorm` and `mlpNorm` are 1 if the layer has them. */
+/**
+ * Widths of a layer's rows; `headNorms`, `attentionNorm` and `mlpNorm` are 1 if the layer has them. `E` and `perToken` are
+ * the number of experts, and of a token's, 0 in a dense layer; `F` is for all of a token's.
+ */
 function widthsOf({ hiddenSize }: ModelConfig, { attention, attentionNorm, mlp, mlpNorm }: Layer<unknown>) {
   const { heads, kvHeads, headDim } = attention.shape;
+  const [E, perToken] = isExperts(mlp) ? [mlp.gate.length, mlp.perToken] : [0, 0];
   return {
-    ...{ D: hiddenSize, H: heads, Hkv: kvHeads, F: mlp.intermediateSize },
+    ...{ D: hiddenSize, H: heads, Hkv: kvHeads, F: Math.max(1, perToken) * mlp.intermediateSize, E, perToken },
     qkvWidth: (heads + 2 * kvHeads) * headDim,
     outWidth: heads * headDim,
     headNorms: attention.headNorms ? 1 : 0,
@@ -35,7 +41,7 @@ function widest(config: ModelConfig): Widths {
   const all = layersOf(config).map((layer) => widthsOf(config, layer));
   const most = (width: keyof Widths) => Math.max(...all.map((widths) => widths[width]));
   return {
-    ...{ D: most("D"), H: most("H"), Hkv: most("Hkv"), F: most("F") },
+    ...{ D: most("D"), H: most("H"), Hkv: most("Hkv"), F: most("F"), E: most("E"), perToken: most("perToken") },
     ...{ qkvWidth: most("qkvWidth"), outWidth: most("outWidth"), headNorms: most("headNorms") },
     ...{ attentionNorm: most("attentionNorm"), mlpNorm: most("mlpNorm") },
   };
@@ -48,7 +54,7 @@ const ATTENTION = ["attention"] as const satisfies readonly Stage[];
 
 /** The results of a layer's products and of attention, for T rows, and the statistics that belong to them. */
 function productTable(widths: Widths, act: ComputeDType, T: number) {
-  const { D, H, Hkv, F, qkvWidth, outWidth, headNorms, attentionNorm, mlpNorm } = widths;
+  const { D, H, Hkv, F, E, perToken, qkvWidth, outWidth, headNorms, attentionNorm, mlpNorm } = widths;
   return {
     qkv: ["qkv", act, [T, qkvWidth], LAYERS],
     qkvRaw: [headNorms ? "qkv before norm" : "qkv", act, [T, qkvWidth], LAYERS], // as products leave it
@@ -62,6 +68,13 @@ function productTable(widths: Widths, act: ComputeDType, T: number) {
     attentionOutRstd: ["rstd after attention", "float32", attentionNorm ? [T] : [1], LAYERS],
     mlpOut: ["mlp before norm", "float32", mlpNorm ? [T, D] : [1], MLP],
     mlpOutRstd: ["rstd after mlp", "float32", mlpNorm ? [T] : [1], MLP],
+    // Of a layer with experts, P = T · perToken pairs of a token and an expert.
+    routeProbabilities: ["expert probabilities", "float32", E ? [T, E] : [1], MLP],
+    routeWeights: ["expert weights", "float32", E ? [T, perToken] : [1], MLP],
+    pairOffsets: ["pairs of experts", "int32", [E + 1], MLP],
+    pairOrder: ["pair order", "int32", E ? [T * perToken] : [1], MLP],
+    pairPlaces: ["pair places", "int32", E ? [T, perToken] : [1], MLP],
+    pairOutputs: ["pair outputs", act, E ? [T * perToken, D] : [1], MLP],
   } satisfies BufferTable<string>;
 }
 
@@ -76,6 +89,8 @@ function layerTable(widths: Widths, act: ComputeDType, T: number) {
     postNormed: ["normed before mlp", act, [T, D], MLP],
     postRstd: ["rstd before mlp", "float32", [T], MLP],
     glu: ["glu", act, [T, F], MLP],
+    routeLogits: ["expert logits", "float32", widths.E ? [T, widths.E] : [1], MLP],
+    pairInputs: ["pair inputs", act, widths.E ? [T * widths.perToken, D] : [1], MLP],
     added: ["normed after attention or mlp", "float32", widths.attentionNorm || widths.mlpNorm ? [T, D] : [1], LAYERS],
   } satisfies BufferTable<string>;
 }
@@ -87,7 +102,7 @@ export type LayerBuffers = BuffersOf<typeof layerTable>;
  * @param inPlace those of the MLP's activations take their place
  */
 function layerGradientTable(
-  { D, F, qkvWidth, outWidth }: Widths,
+  { D, F, E, perToken, qkvWidth, outWidth }: Widths,
   grad: ComputeDType,
   T: number,
   scratch: readonly [rows: number, elements: number],
@@ -98,6 +113,9 @@ function layerGradientTable(
     dnormed: ["dnormed", grad, [T, D]], // the head's too
     dglu: ["dglu", grad, inPlace ? [1] : [T, F], MLP],
     dgateUp: ["dgate and dup", grad, inPlace ? [1] : [T, 2 * F], MLP],
+    dpairs: ["dpairs", grad, E ? [T * perToken, D] : [1], MLP],
+    drouteWeights: ["dexpert weights", "float32", E ? [T, perToken] : [1], MLP],
+    drouteLogits: ["dexpert logits", "float32", E ? [T, E] : [1], MLP],
     dattention: ["dattention", grad, [T, outWidth], ATTENTION],
     dqkv: ["dqkv", grad, [T, qkvWidth], ATTENTION],
     attentionScratch: ["prompt gradients by completion", "float32", scratch, ATTENTION],
@@ -117,8 +135,13 @@ export function gradientTable(
   const elements = layersOf(config).map(({ attention }) => device.attentionScratchElements(attention.shape));
   const scratch = [Math.max(longestPrompt, T), Math.max(...elements)] as const;
   const grad = device.gradientDType(dtype);
+  const E = routeShape(config)?.experts ?? 1;
   return {
     inputs: ["layer inputs", "float32", [config.numLayers, T, config.hiddenSize]],
+    // For the loss of an unbalanced load of experts.
+    load: ["expert load", "float32", [E]],
+    slopes: ["slopes of the load", "float32", [E]],
+    rowWeights: ["row weights", "float32", E > 1 ? [T] : [1]],
     ...layerGradientTable(widest(config), grad, T, scratch, grad === device.activationDType(dtype)),
   } satisfies BufferTable<string>;
 }
@@ -202,8 +225,12 @@ export function scratchSizes(
   sizes: Omit<ScratchSizes, "hiddenSize" | "intermediateSize" | "attention">,
 ): ScratchSizes[] {
   const { hiddenSize } = config;
+  const quantizedElements = Math.max(
+    0,
+    ...parameterSpecs(config).map(({ quantized, shape }) => (quantized ? elementCount(shape) : 0)),
+  );
   return layersOf(config).map(({ attention, mlp: { intermediateSize } }) => ({
-    ...{ ...sizes, hiddenSize, intermediateSize },
+    ...{ ...sizes, hiddenSize, intermediateSize, quantizedElements },
     attention: attention.shape,
   }));
 }

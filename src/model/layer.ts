@@ -8,8 +8,16 @@
 
 import type { Pieces } from "../device/breathe.ts";
 import type { AttentionShape, Device, HeadTransform, Weight } from "../device/device.ts";
-import type { Layer, Linear } from "../families/layer.ts";
+import { isExperts, type Layer, type Linear } from "../families/layer.ts";
 import { columns, type Tensor } from "../tensor/tensor.ts";
+import {
+  addExperts,
+  type BalanceBuffers,
+  backwardExperts,
+  forwardExperts,
+  type LayerRoutes,
+  recomputeExperts,
+} from "./experts.ts";
 import {
   type KeptActivations,
   keptActivations,
@@ -21,6 +29,7 @@ import {
 } from "./layer-buffers.ts";
 import { backwardGroup, backwardLinear, forwardGroup, forwardLinear } from "./linear.ts";
 import { gradientOf, type LinearGroup, type Model, type ParameterGradients } from "./model.ts";
+import { layerRoutes, type Routing } from "./routes.ts";
 
 /**
  * Attention of one layer: reads q, k and v as their products leave them (`qkvRaw`), transforms them into `qkv`, and writes
@@ -80,11 +89,15 @@ export function forwardHeads({ ops }: Device, b: LayerBuffers, transform: HeadTr
   else ops.ropeForward(qkColumns(b.qkv, shape).qk, positions, cos, sin, shape.headDim);
 }
 
-/** residual → gate and up → their product, before the down projection. */
-function* forwardGlu(model: Model, layer: number, b: LayerBuffers): Pieces {
+/** residual → what the MLP adds to it, but for the last product or, of experts, the weighed sum. */
+function* forwardGlu(model: Model, layer: number, b: LayerBuffers, routes: LayerRoutes | null): Pieces {
   const { device, weights } = model;
   const { postNorm, mlp } = weights.layers[layer]!;
   forwardNorm(model, b.postNormed, b.postRstd, b.residual, postNorm);
+  if (isExperts(mlp)) {
+    yield* forwardExperts(model, mlp, b, routes!);
+    return;
+  }
   yield* forwardGroup(model, b.gateUp, b.postNormed, weights.groups[layer]!.gateUp);
   device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
 }
@@ -101,8 +114,9 @@ function attentionOutput({ attention, attentionNorm }: Layer<Weight>, b: LayerBu
   return { linear: attention.o, norm: attentionNorm, out: b.attentionOut, rstd: b.attentionOutRstd };
 }
 
-function mlpOutput({ mlp, mlpNorm }: Layer<Weight>, b: LayerBuffers): Output {
-  return { linear: mlp.down, norm: mlpNorm, out: b.mlpOut, rstd: b.mlpOutRstd };
+/** null: of experts, which have no norm after them. */
+function mlpOutput({ mlp, mlpNorm }: Layer<Weight>, b: LayerBuffers): Output | null {
+  return isExperts(mlp) ? null : { linear: mlp.down, norm: mlpNorm, out: b.mlpOut, rstd: b.mlpOutRstd };
 }
 
 /** residual += norm(x · weightᵀ + bias) */
@@ -118,7 +132,22 @@ function forwardOutput(model: Model, output: Output, b: LayerBuffers, x: Tensor)
   device.ops.add(b.residual, b.added);
 }
 
-/** One layer on the residual stream's rows, one per position, in place. `kept` takes what backward will need. */
+/** The layer's part of a pass's routes; null if it has no experts. */
+function routesOf(
+  { weights: { layers } }: Model,
+  layer: number,
+  routing: Routing | null,
+  T: number,
+): LayerRoutes | null {
+  if (!isExperts(layers[layer]!.mlp)) return null;
+  if (!routing) throw new Error(`layer ${layer} has experts and no buffer for their routes`);
+  return { experts: layerRoutes(routing, layers, layer, T), given: routing.given };
+}
+
+/**
+ * One layer on the residual stream's rows, one per position, in place. `kept` takes what backward will need; `routing` is
+ * used by layers with experts, and the probabilities of all experts are added to `balance`.
+ */
 export function* forwardLayer(
   model: Model,
   layer: number,
@@ -126,18 +155,25 @@ export function* forwardLayer(
   positions: Tensor, // (T)
   attend: Attend,
   kept: KeptActivations | null = null,
+  routing: Routing | null = null,
+  balance: BalanceBuffers | null = null,
 ): Pieces {
   const { device } = model;
   const weights = model.weights.layers[layer]!;
-  const b = { ...layerBuffers(buffers, model.config, weights, positions.shape[0] ?? 0), ...kept };
+  const T = positions.shape[0] ?? 0;
+  const b = { ...layerBuffers(buffers, model.config, weights, T), ...kept };
+  const routes = routesOf(model, layer, routing, T);
   const products = yield* forwardProducts(model, layer, b);
   attend(layer, products, headTransform(model, layer, positions), weights.attention.shape);
   yield;
   forwardOutput(model, attentionOutput(weights, b), b, b.attention);
   yield;
   if (kept) device.ops.cast(kept.afterAttention, b.residual);
-  yield* forwardGlu(model, layer, b);
-  forwardOutput(model, mlpOutput(weights, b), b, b.glu);
+  yield* forwardGlu(model, layer, b, routes);
+  const output = mlpOutput(weights, b);
+  if (output) forwardOutput(model, output, b, b.glu);
+  else addExperts(model, b);
+  if (routes && balance) device.ops.balanceForward(balance.load, b.routeProbabilities, balance.rowWeights);
   yield;
 }
 
@@ -149,6 +185,7 @@ function* recompute(
   input: Tensor,
   positions: Tensor,
   segments: Tensor,
+  routes: LayerRoutes | null,
 ): Pieces {
   const { device, config } = model;
   const weights = model.weights.layers[layer]!;
@@ -161,12 +198,12 @@ function* recompute(
   yield;
   forwardOutput(model, attentionOutput(weights, b), b, b.attention);
   yield;
-  yield* forwardGlu(model, layer, b);
-  const { linear, norm, out, rstd } = mlpOutput(weights, b);
-  if (!norm) return;
+  yield* forwardGlu(model, layer, b, routes);
+  const output = mlpOutput(weights, b);
+  if (!output?.norm) return;
   yield;
-  forwardLinear(model, out, b.glu, linear);
-  device.ops.rmsnormForward(b.added, rstd, out, norm, config.rmsNormEps);
+  forwardLinear(model, output.out, b.glu, output.linear);
+  device.ops.rmsnormForward(b.added, output.rstd, output.out, output.norm, config.rmsNormEps);
 }
 
 /** Recomputes what `KeptActivations` leave out, by the same ops and so to the same bits. */
@@ -174,7 +211,8 @@ function* recomputeElementwise(model: Model, weights: Layer<Weight>, b: LayerBuf
   const { inputNorm, postNorm, mlp } = weights;
   forwardNorm(model, b.normed, b.rstd, input, inputNorm);
   forwardNorm(model, b.postNormed, b.postRstd, b.residual, postNorm);
-  model.device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
+  if (isExperts(mlp)) recomputeExperts(model, mlp, b);
+  else model.device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
   yield;
 }
 
@@ -239,6 +277,8 @@ export function* backwardLayer(
   gradients: ParameterGradients,
   positions: Tensor, // (T)
   segments: Tensor, // (S, 4)
+  routing: Routing | null = null,
+  balance: BalanceBuffers | null = null,
 ): Pieces {
   const { device } = model;
   const { ops } = device;
@@ -252,15 +292,24 @@ export function* backwardLayer(
   const g = layerGradientBuffers(activations.gradient, model, weights, b);
   const input = layerInput(activations.gradient, layer, T);
 
+  // The forward pass has chosen the experts.
+  const routes = routesOf(model, layer, routing && { ...routing, given: true }, T);
+
   if (kept) yield* recomputeElementwise(model, weights, b, input);
-  else yield* recompute(model, layer, b, input, positions, segments);
+  else yield* recompute(model, layer, b, input, positions, segments, routes);
 
   const groups = model.weights.groups[layer]!;
   // dglu may take the place of glu, and dgateUp that of gateUp: each is read for the last time before.
-  yield* backwardOutput(model, gradients, mlpOutput(weights, b), g.dglu, g, b.glu);
-  ops.gluBackward(g.dgateUp, g.dglu, b.gateUp, mlp.activation === "gelu_tanh");
-  const between = { normed: b.postNormed, x: b.residual, rstd: b.postRstd };
-  yield* backwardInput(model, gradients, groups.gateUp, postNorm, g, g.dgateUp, between);
+  if (isExperts(mlp)) {
+    yield* backwardExperts(model, gradients, mlp, b, g, routes!.experts, balance);
+    const dpost = gradientOf(gradients, postNorm!);
+    ops.rmsnormBackward(g.dresidual, dpost, g.dnormed, b.residual, postNorm!, b.postRstd, g.dresidual);
+  } else {
+    yield* backwardOutput(model, gradients, mlpOutput(weights, b)!, g.dglu, g, b.glu);
+    ops.gluBackward(g.dgateUp, g.dglu, b.gateUp, mlp.activation === "gelu_tanh");
+    const between = { normed: b.postNormed, x: b.residual, rstd: b.postRstd };
+    yield* backwardInput(model, gradients, groups.gateUp, postNorm, g, g.dgateUp, between);
+  }
 
   yield* backwardOutput(model, gradients, attentionOutput(weights, b), g.dattention, g, b.attention);
   ops.attentionBackward(g.dqkv, g.dattention, b.qkv, b.attention, b.lse, segments, g.attentionScratch, shape);

@@ -3,14 +3,14 @@
  * Used by training, scoring and the reference model; rollouts run the same layers from ../rollout.
  */
 import { breathe } from "../device/breathe.ts";
-import type { Device } from "../device/device.ts";
+import type { Device, LogitCap } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
 import type { BufferTable } from "../tensor/buffers.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
 import { type ActivationsOf, hiddenTable, type PassSizes, type WithGradients } from "./activations.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
-import { backwardHidden, forwardHidden, type PackedBatch } from "./trunk.ts";
+import { backwardHidden, type ExpertReport, forwardHidden, type PackedBatch, readExperts } from "./trunk.ts";
 
 export interface LogprobSizes extends PassSizes {
   /** Completion tokens of the largest packed batch. */
@@ -43,8 +43,10 @@ export const lmHead = {
       targets: ["targets", "int32", [entries]],
     } satisfies BufferTable<string>;
   },
-  backward({ tokens, entries }: LogprobSizes) {
+  backward(config: ModelConfig, { tokens, entries, headChunk }: LogprobSizes) {
     return {
+      // Beside capped logits, from which their gradient follows.
+      dlogits: ["dlogits", "float32", config.logitCap === undefined ? [1] : [headChunk, config.vocabSize], ["head"]],
       dlogprob: ["dlogprob", "float32", [entries]],
       dentropy: ["dentropy", "float32", [tokens]],
     } satisfies BufferTable<string>;
@@ -53,11 +55,15 @@ export const lmHead = {
 
 export type Activations = ActivationsOf<typeof lmHead>;
 
+/** Of some entries. */
+export type EntryScores = Pick<Scores, "logprobs" | "entropies">;
+
 export interface Scores {
   /** Log-probability of each entry's target, of logits ÷ temperature. (E) */
   readonly logprobs: Float32Array;
   /** Entropy of the distribution at each entry, in nats. (E) */
   readonly entropies: Float32Array;
+  readonly experts: ExpertReport | null;
 }
 
 /** The head needs entries sorted by row; a batch has them completion by completion. */
@@ -100,6 +106,11 @@ interface Chunk {
   readonly count: number;
 }
 
+/** The model's soft cap; null if it has none. */
+function capOf({ config: { logitCap } }: Model, dlogits: Tensor | null = null): LogitCap | null {
+  return logitCap === undefined ? null : { cap: logitCap, dlogits };
+}
+
 function forwardChunk(model: Model, { head }: Activations, { from, count }: Chunk, temperature: number): void {
   const at = (t: Tensor) => rows(t, from, count);
   model.device.ops.lmHeadForward(
@@ -112,6 +123,7 @@ function forwardChunk(model: Model, { head }: Activations, { from, count }: Chun
     rows(head.entryStart, from, count + 1),
     head.targets,
     temperature,
+    capOf(model),
   );
 }
 
@@ -140,6 +152,7 @@ function backwardChunk(
     at(head.entropy),
     temperature,
     recompute,
+    capOf(model, g.dlogits),
   );
 }
 
@@ -166,6 +179,7 @@ export async function forward(
   const logprob = (await device.read(firstRows(head.logprob, E))) as Float32Array;
   const entropy = (await device.read(firstRows(head.entropy, U))) as Float32Array;
   return {
+    experts: await readExperts(model, batch, activations),
     logprobs: Float32Array.from(order.place, (place) => logprob[place]!),
     entropies: Float32Array.from(batch.entryRows, (row) => entropy[row]!),
   };
@@ -215,16 +229,17 @@ export async function forwardBackward(
   batch: PackedBatch,
   activations: WithGradients<Activations>,
   gradients: ParameterGradients,
-  derive: (entries: Int32Array, scores: Scores) => Derivatives,
+  derive: (entries: Int32Array, scores: EntryScores) => Derivatives,
   temperature: number,
 ): Promise<Scores> {
   const { device } = model;
   const { head, gradient: g, sizes } = activations;
   const { place, start } = uploadTargets(device, batch, head);
   await forwardHidden(model, batch, activations);
+  const experts = await readExperts(model, batch, activations);
   const E = batch.entryRows.length;
   const sortedEntries = sorted(Int32Array.from(place.keys()), place, new Int32Array(E));
-  const all = { logprobs: new Float32Array(E), entropies: new Float32Array(E) };
+  const all = { logprobs: new Float32Array(E), entropies: new Float32Array(E), experts };
   for (const chunk of chunks(batch.headRows.length, sizes.headChunk)) {
     const { from, count } = chunk;
     forwardChunk(model, activations, chunk, temperature);

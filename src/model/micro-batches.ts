@@ -6,9 +6,13 @@
  * last token, from which nothing is predicted. So a part of a group is P + Σ(R − 1) tokens.
  */
 
+import { placeRoutes, type RouteShape, type TokenRoutes, tokenRoutes } from "./routes.ts";
+
 export interface PackedCompletion {
   /** (R), R ≥ 1 */
   readonly completionIds: Int32Array;
+  /** Experts that the tokens of prompt and completion go to; missing or null: the model's router chooses. */
+  readonly routes?: TokenRoutes | null | undefined;
 }
 
 export interface PackedGroup {
@@ -41,6 +45,10 @@ export interface MicroBatch {
   readonly completions: Int32Array;
   /** Completion c has the entries from `entryStarts[c]` to `entryStarts[c + 1]`. (C + 1) */
   readonly entryStarts: Int32Array;
+  /** Completions whose token a row is: a prompt's rows belong to all of its completions. (T) */
+  readonly rowWeights: Float32Array;
+  /** Given experts (layers, T, perToken); null: the model's router chooses. */
+  readonly routes: Int32Array | null;
 }
 
 /** Consecutive completions of one group, after one copy of its prompt. */
@@ -139,6 +147,8 @@ function packParts(parts: readonly Part[]): MicroBatch {
   const entryTargets = new Int32Array(size.entries);
   const completions = new Int32Array(size.completions);
   const entryStarts = new Int32Array(size.completions + 1);
+  const rowWeights = new Float32Array(size.tokens).fill(1);
+  const routes = routesRoom(parts, size.tokens);
   let row = 0;
   let segment = 0;
   let headRow = 0;
@@ -149,12 +159,15 @@ function packParts(parts: readonly Part[]): MicroBatch {
     const prompt = group.promptIds;
     const promptStart = row;
     tokens.set(prompt, row);
+    rowWeights.fill(end - first, row, row + prompt.length);
+    routes?.place(row, group.completions[first]!.routes!.prompt);
     for (let p = 0; p < prompt.length; p++) positions[row++] = p;
     segments.set([promptStart, prompt.length, 0, 0], 4 * segment++);
     const promptHead = headRow;
     headRows[headRow++] = row - 1;
     for (let i = first; i < end; i++) {
-      const ids = group.completions[i]!.completionIds;
+      const { completionIds: ids, routes: own } = group.completions[i]!;
+      routes?.place(row, own!.completion);
       if (ids.length > 1) segments.set([row, ids.length - 1, promptStart, prompt.length], 4 * segment++);
       for (const [t, id] of ids.entries()) {
         entryTargets[entry] = id;
@@ -168,7 +181,43 @@ function packParts(parts: readonly Part[]): MicroBatch {
       entryStarts[completion] = entry;
     }
   }
-  return { tokens, positions, segments, headRows, entryRows, entryTargets, completions, entryStarts };
+  return {
+    ...{ tokens, positions, segments, headRows, entryRows, entryTargets, completions, entryStarts, rowWeights },
+    routes: routes?.all ?? null,
+  };
+}
+
+/** Room for given routes of T tokens; null if none are given. @throws Error if some are and some are not */
+function routesRoom(parts: readonly Part[], T: number) {
+  const given = parts.flatMap(({ group, first, end }) =>
+    group.completions.slice(first, end).map(({ routes }) => routes ?? null),
+  );
+  const shape = given[0]?.shape;
+  if (!shape && given.every((routes) => routes === null)) return null;
+  if (!shape || given.includes(null)) throw new Error("some completions have routes and some have none");
+  const all = new Int32Array(shape.layers * T * shape.perToken);
+  return { all, place: (row: number, routes: Uint16Array) => placeRoutes(all, shape, T, row, routes) };
+}
+
+/** The routes of each completion of a pass, whatever chose them. @param all (layers, T, perToken) */
+export function routesByCompletion(
+  { tokens, segments, headRows, entryRows, entryStarts, completions }: MicroBatch,
+  all: Int32Array,
+  shape: RouteShape,
+): TokenRoutes[] {
+  const T = tokens.length;
+  const prompts = new Map<number, Uint16Array>(); // by last row
+  for (let s = 0; s < segments.length; s += 4) {
+    const [start, length, , prefix] = segments.subarray(s, s + 4) as unknown as [number, number, number, number];
+    if (prefix === 0) prompts.set(start + length - 1, tokenRoutes(all, shape, T, start, length));
+  }
+  return Array.from(completions, (_, c) => {
+    const [first, end] = [entryStarts[c]!, entryStarts[c + 1]!];
+    const row = (entry: number) => headRows[entryRows[entry]!]!;
+    const count = end - first - 1;
+    const completion = count > 0 ? tokenRoutes(all, shape, T, row(first + 1), count) : new Uint16Array();
+    return { shape, prompt: prompts.get(row(first))!, completion };
+  });
 }
 
 function measure(

@@ -6,7 +6,14 @@
 import type { Device, Weight } from "../device/device.ts";
 import { adapterColumns } from "../families/adapters.ts";
 import type { ModelConfig } from "../families/config.ts";
-import { type Layer, type Linear, mapLayer, type ParameterSpec, productsOfOneInput } from "../families/layer.ts";
+import {
+  isExperts,
+  type Layer,
+  type Linear,
+  mapLayer,
+  type ParameterSpec,
+  productsOfOneInput,
+} from "../families/layer.ts";
 import { joinedName, layersOf, ownHead, parameterBlocks } from "../families/parameters.ts";
 import { bindBlock, planBlock } from "../tensor/blocks.ts";
 import { type Bind, planBuffers } from "../tensor/buffers.ts";
@@ -108,10 +115,13 @@ export function planModelBuffers(
   config: ModelConfig,
   { prefix, dtype, positions, frozenOf }: ModelBuffers,
 ): (tensors: ReadonlyMap<string, Tensor>) => Model {
-  const elements = (spec: ParameterSpec) => device.parameterElements(spec.shape, dtype);
+  const elements = ({ shape, quantized }: ParameterSpec) =>
+    quantized ? device.nf4Layout(shape).bytes : device.parameterElements(shape, dtype);
   const blocks = parameterBlocks(config, device.rowBlock).map(({ name, parts }) => ({
     name,
     parts: parts.map((spec) => ({ name: spec.name, elements: elements(spec) })),
+    // A matrix in NF4 is a block by itself.
+    type: parts[0]?.quantized ? ("uint8" as const) : dtype,
   }));
   const isAdapter = new Set(
     parameterBlocks(config, device.rowBlock).flatMap(({ name, parts }) =>
@@ -121,7 +131,7 @@ export function planModelBuffers(
   const isShared = (name: string) => frozenOf !== undefined && !isAdapter.has(name);
   for (const block of blocks)
     if (!isShared(block.name))
-      planBlock(plan, [`${prefix} ${isAdapter.has(block.name) ? "adapters" : "weights"}`, prefix, dtype], block);
+      planBlock(plan, [`${prefix} ${isAdapter.has(block.name) ? "adapters" : "weights"}`, prefix, block.type], block);
   const bindRope = planRopeTables(plan, config, positions, prefix);
   return (tensors) => {
     const owner = (name: string) => (isShared(name) ? frozenOf! : prefix);
@@ -135,7 +145,8 @@ export function planModelBuffers(
 function adapterWidth(config: ModelConfig): number {
   const widths = layersOf(config).flatMap((layer) => {
     const { qkv, gateUp } = productsOfOneInput(layer);
-    const groups = [qkv, gateUp, [layer.attention.o], [layer.mlp.down]] as const;
+    const down = isExperts(layer.mlp) ? [] : [layer.mlp.down];
+    const groups = [qkv, gateUp, [layer.attention.o], down] as const;
     const ranks = (linears: readonly Linear<ParameterSpec>[]) =>
       linears.flatMap(({ adapter }) => adapter?.a.shape[0] ?? []);
     return groups.map((linears) => adapterColumns(ranks(linears)).total);
@@ -172,9 +183,10 @@ function bindWeights(config: ModelConfig, dtype: ComputeDType, buffers: Readonly
   const view = (name: string, shape: readonly number[], { address, shape: [elements = 0] }: Tensor): Weight => {
     return { name, address, dtype, shape, elements };
   };
-  const bind = ({ name, shape, copyOf }: ParameterSpec): Weight => {
+  const bind = ({ name, shape, copyOf, offset, quantized }: ParameterSpec): Weight => {
     const original = copyOf && bind(copyOf);
-    const weight = view(name, shape, buffers.get(name)!);
+    const own = view(name, shape, buffers.get(name)!);
+    const weight: Weight = { ...own, ...(offset !== undefined && { offset }), ...(quantized && { quantized: "nf4" }) };
     if (original) originals.set(weight, original);
     all.push(weight);
     return weight;

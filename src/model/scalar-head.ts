@@ -22,7 +22,7 @@ export const scalarHead = {
       values: ["values", "float32", [sizes.tokens, 1]],
     } satisfies BufferTable<string>;
   },
-  backward({ tokens }: PassSizes) {
+  backward(_: ModelConfig, { tokens }: PassSizes) {
     return { dvalues: ["dvalues", "float32", [tokens, 1]] } satisfies BufferTable<string>;
   },
 };

@@ -6,9 +6,12 @@
 import { doPieces } from "../device/breathe.ts";
 import { firstRows } from "../tensor/tensor.ts";
 import type { LayerActivations, WithGradients } from "./activations.ts";
+import { backwardEmbedding, embed } from "./embedding.ts";
+import type { BalanceBuffers } from "./experts.ts";
 import { type Attend, backwardLayer, forwardHeads, forwardLayer } from "./layer.ts";
-import { keptActivations, layerInput } from "./layer-buffers.ts";
+import { keptActivations, type LayerGradients, layerInput } from "./layer-buffers.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
+import { type Routing, routeElements, routeShape } from "./routes.ts";
 
 /** The part of a packed batch that the layers read. Shapes as in micro-batches.ts. */
 export interface PackedTokens {
@@ -16,12 +19,55 @@ export interface PackedTokens {
   readonly positions: Int32Array; // (T)
   readonly segments: Int32Array; // (S, 4)
   readonly headRows: Int32Array; // (U) rows that the head needs, ascending
+  /** Experts that the tokens go to (layers, T, perToken); missing or null: the router chooses. */
+  readonly routes?: Int32Array | null | undefined;
+  /** A loss of an unbalanced load of experts. */
+  readonly balance?: Balance | null | undefined;
+}
+
+/** The loss Σ over experts of slope · load, where load is the sum of the rows' probabilities, over layers and weighted. */
+export interface Balance {
+  readonly slopes: Float32Array; // (experts)
+  readonly rowWeights: Float32Array; // (T)
 }
 
 /** A packed batch of completions, from micro-batches.ts. */
 export interface PackedBatch extends PackedTokens {
   readonly entryRows: Int32Array; // (E) index into headRows that predicts the entry
   readonly entryTargets: Int32Array; // (E)
+}
+
+function routingOf({ input: { routes } }: LayerActivations, batch: PackedTokens): Routing {
+  return { all: routes, given: (batch.routes ?? null) !== null };
+}
+
+function balanceOf({ load, slopes, rowWeights }: LayerGradients, batch: PackedTokens): BalanceBuffers | null {
+  return batch.balance ? { load, slopes, rowWeights: firstRows(rowWeights, batch.tokens.length) } : null;
+}
+
+/** What a pass tells of its experts; null for a model without any. */
+export interface ExpertReport {
+  /** Experts that the tokens went to. (layers, T, perToken) */
+  readonly routes: Int32Array;
+  /** The batch's part of the loss of an unbalanced load; 0 without one. */
+  readonly balanceLoss: number;
+}
+
+/** Reads what `forwardHidden` has left of experts. */
+export async function readExperts(
+  { device, config }: Model,
+  batch: PackedTokens,
+  { input, gradient }: LayerActivations,
+): Promise<ExpertReport | null> {
+  if (routeShape(config) === null) return null;
+  const elements = routeElements(config, batch.tokens.length);
+  const routes = batch.routes ?? ((await device.read(firstRows(input.routes, elements))) as Int32Array);
+  let balanceLoss = 0;
+  if (batch.balance && gradient) {
+    const load = (await device.read(gradient.load)) as Float32Array;
+    for (const [e, slope] of batch.balance.slopes.entries()) balanceLoss += slope * load[e]!;
+  }
+  return { routes, balanceLoss };
 }
 
 /**
@@ -40,7 +86,15 @@ export async function forwardHidden(model: Model, batch: PackedTokens, activatio
   const segments = firstRows(input.segments, batch.segments.length / 4);
   const positions = firstRows(input.positions, T);
   const residual = firstRows(activations.layer.residual, T);
-  ops.embeddingForward(residual, firstRows(input.tokens, T), weights.embedding);
+  const routing = routingOf(activations, batch);
+  if (batch.routes) device.upload(input.routes, batch.routes);
+  const balance = gradient && balanceOf(gradient, batch);
+  if (gradient && batch.balance) {
+    device.upload(gradient.slopes, batch.balance.slopes);
+    device.upload(gradient.rowWeights, batch.balance.rowWeights);
+    ops.fill(gradient.load, 0);
+  }
+  embed(model, residual, firstRows(input.tokens, T));
   for (let layer = 0; layer < config.numLayers; layer++) {
     if (gradient) ops.cast(layerInput(gradient, layer, T), residual);
     const kept = gradient && keptActivations(gradient, config, layer, weights.layers[layer]!, T);
@@ -48,7 +102,7 @@ export async function forwardHidden(model: Model, batch: PackedTokens, activatio
       forwardHeads(device, b, transform, shape);
       ops.attentionForward(b.attention, kept && b.lse, b.qkv, segments, shape);
     };
-    await doPieces(forwardLayer(model, layer, activations.layer, positions, attend, kept));
+    await doPieces(forwardLayer(model, layer, activations.layer, positions, attend, kept, routing, balance));
   }
   const U = batch.headRows.length;
   const hidden = firstRows(head.hidden, U);
@@ -79,8 +133,11 @@ export async function backwardHidden(
   const positions = firstRows(activations.input.positions, T);
   const segments = firstRows(activations.input.segments, batch.segments.length / 4);
   for (let layer = config.numLayers - 1; layer >= 0; layer--)
-    await doPieces(backwardLayer(model, layer, { layer: buffers, gradient: g }, gradients, positions, segments));
-  const tokens = firstRows(activations.input.tokens, T);
-  const dembedding = gradientOf(gradients, weights.embedding);
-  if (dembedding) ops.embeddingBackward(dembedding, firstRows(g.dresidual, T), tokens, weights.embedding);
+    await doPieces(
+      backwardLayer(
+        ...([model, layer, { layer: buffers, gradient: g }, gradients, positions, segments] as const),
+        ...([routingOf(activations, batch), balanceOf(g, batch)] as const),
+      ),
+    );
+  backwardEmbedding(model, gradients, firstRows(g.dresidual, T), firstRows(activations.input.tokens, T));
 }

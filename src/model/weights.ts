@@ -9,7 +9,9 @@ import { InputError } from "../errors.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { parameterSpecs, scalarHead } from "../families/parameters.ts";
 import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
+import type { Nf4Scales } from "../tensor/nf4.ts";
 import { tensor } from "../tensor/tensor.ts";
+import { loadAsNf4, loadNf4 } from "./load-nf4.ts";
 import type { ModelWeights } from "./model.ts";
 
 /** A checkpoint's mapped tensors, as a source of parameters. */
@@ -20,6 +22,8 @@ export interface ParameterSource {
   readonly scalarHeadFromZero?: boolean;
   /** The row-major tensor with that name, or null. */
   find(name: string): { readonly address: number; readonly dtype: DType; readonly shape: readonly number[] } | null;
+  /** A matrix in NF4, or null if it is stored otherwise. */
+  quantized?(name: string): StoredNf4 | null;
   /** The numbers of a parameter that is in no file, or null. */
   numbers?(name: string, shape: readonly number[]): Float32Array | null;
   /** Drops what was read of it from memory; it is read again when touched. */
@@ -33,13 +37,26 @@ function startsAtZero(source: ParameterSource, name: string): boolean {
   return name === scalarHead && source.scalarHeadFromZero === true;
 }
 
+/** Codes, two to a byte, and what belongs to them. */
+interface StoredNf4 {
+  readonly shape: readonly number[];
+  readonly address: number;
+  readonly scales: Nf4Scales;
+}
+
+type Named = { readonly name: string; readonly shape: readonly number[] };
+
 /** @throws InputError if the tensor is missing or its shape differs from what config.json implies */
-function findParameter(source: ParameterSource, { name, shape }: { name: string; shape: readonly number[] }) {
-  const found = source.find(name);
+function findParameter(source: ParameterSource, parameter: Named) {
+  const found = source.find(parameter.name);
   if (!found)
     throw new InputError(
-      `${source.path}: tensor ${name} is missing; the checkpoint does not belong to this config.json`,
+      `${source.path}: tensor ${parameter.name} is missing; the checkpoint does not belong to this config.json`,
     );
+  return ofShape(source, parameter, found);
+}
+
+function ofShape<T extends Pick<Named, "shape">>(source: ParameterSource, { name, shape }: Named, found: T): T {
   if (found.shape.length !== shape.length || found.shape.some((n, i) => n !== shape[i]))
     throw new InputError(
       `${source.path}: tensor ${name} has shape [${found.shape}], config.json implies [${shape}]; weights and config.json must belong to one model`,
@@ -53,7 +70,12 @@ function findParameter(source: ParameterSource, { name, shape }: { name: string;
  * @throws InputError naming the first tensor that is missing or has the wrong shape or type
  */
 export function checkWeights(config: ModelConfig, source: ParameterSource): void {
-  for (const spec of parameterSpecs(config)) if (!startsAtZero(source, spec.name)) findParameter(source, spec);
+  for (const spec of parameterSpecs(config)) {
+    if (startsAtZero(source, spec.name)) continue;
+    const stored = spec.quantized ? source.quantized?.(spec.name) : null;
+    if (stored) ofShape(source, spec, stored);
+    else findParameter(source, spec);
+  }
 }
 
 /**
@@ -78,7 +100,16 @@ export async function loadWeights(
       await breathe();
       continue;
     }
+    const stored = weight.quantized ? source.quantized?.(weight.name) : null;
+    if (stored) await loadNf4(device, weight, ofShape(source, weight, stored));
+    if (stored) continue;
     const { address, dtype } = findParameter(source, weight);
+    if (weight.quantized) {
+      await loadAsNf4(device, weight, address, dtype);
+      source.release();
+      resident = 0;
+      continue;
+    }
     const rowBytes = (weight.shape[1] ?? 1) * bytesPerElement(dtype);
     for (const { from, count } of rowChunks(weight, dtype, READ_AT_ONCE)) {
       if (resident + count * rowBytes > READ_AT_ONCE) {
@@ -93,8 +124,8 @@ export async function loadWeights(
 }
 
 /** A parameter's memory as float32. The buffer is padded, so half a float more is still within it. */
-function asFloats({ name, address, elements, dtype }: Weight) {
-  return tensor(name, address, "float32", [Math.ceil((elements * bytesPerElement(dtype)) / 4)]);
+function asFloats({ name, address, elements, dtype, quantized }: Weight) {
+  return tensor(name, address, "float32", [Math.ceil((elements * (quantized ? 1 : bytesPerElement(dtype))) / 4)]);
 }
 
 /** Fills the parameters from those of a model of the same config and type. */
@@ -133,7 +164,7 @@ export function savedTensors(
   entries: readonly { readonly name: string; readonly weight: Weight }[],
   dtype: ComputeDType,
 ): { readonly tensors: SavedTensor[]; free(): void } {
-  const rowBytes = Math.max(...entries.map(({ weight }) => 16 * (weight.shape[1] ?? 1) * bytesPerElement(dtype)));
+  const rowBytes = Math.max(0, ...entries.map(({ weight }) => 16 * (weight.shape[1] ?? 1) * bytesPerElement(dtype)));
   const staging = device.allocateHost(Math.max(STAGING_BYTES, rowBytes), "staging for a checkpoint");
   const tensors = entries.map(
     ({ name, weight }): SavedTensor => ({

@@ -1,14 +1,17 @@
 /**
- * AdamW with float32 masters (whole or in two halves, as the device has them), gradients and moments (Loshchilov & Hutter 2019), and clipping of the global gradient
- * norm. All buffers have their parameter's layout, so a step is elementwise.
+ * AdamW (Loshchilov & Hutter 2019) and clipping of the global gradient norm. Gradients are float32; masters (float32, whole
+ * or in two halves as the device has them, or none) and moments (float32 or 8 bits) are as form.ts says. All buffers have
+ * their parameter's layout, so a step goes through them in order.
  */
 import { breathe } from "../device/breathe.ts";
-import type { Device, Weight } from "../device/device.ts";
-import { RunError } from "../errors.ts";
-import { bindBlock, planBlock } from "../tensor/blocks.ts";
-import type { ComputeDType, DType } from "../tensor/dtype.ts";
+import type { Device, MomentMaps, QuantizedMoment, RandomRounding, Weight } from "../device/device.ts";
+import { InputError, RunError } from "../errors.ts";
+import { type Block, bindBlock, planBlock } from "../tensor/blocks.ts";
+import { bytesPerElement, type ComputeDType } from "../tensor/dtype.ts";
+import { dynamicMap, MAP_SIZE, NEAREST_SIZE, nearestCodes } from "../tensor/dynamic-map.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import { rows, type Tensor, tensor } from "../tensor/tensor.ts";
+import { blocksOf, hasNoMasters, isEightBit, isUsual, type OptimizerForm, usualForm } from "./form.ts";
 
 export interface OptimizerSettings {
   readonly beta1: number;
@@ -36,23 +39,43 @@ export function optimizerSettings(settings: AdamSettings): OptimizerSettings {
 export interface OptimizedParameter {
   readonly weight: Weight;
   readonly decays: boolean;
-  /** For a float32 model, the parameter itself; else float32 or its lower half (Device.masterDType). */
-  readonly master: Tensor;
-  readonly m: Tensor;
-  readonly v: Tensor;
   readonly gradient: Tensor;
 }
+
+/** Elements of a parameter that this process updates: all of them, or with several ranks some. */
+export interface OptimizedPart extends OptimizedParameter {
+  /** The parameter's name, and its first element of these. */
+  readonly name: string;
+  readonly from: number;
+  /** For a float32 model, the parameter itself; else float32 or its lower half (Device.masterDType); null: there is none. */
+  readonly master: Tensor | null;
+  readonly moments: Moments;
+}
+
+export type Moments =
+  | { readonly bits: 32; readonly m: Tensor; readonly v: Tensor }
+  | { readonly bits: 8; readonly m: QuantizedMoment; readonly v: QuantizedMoment };
 
 export interface OptimizerState {
   /** The trained parameters. */
   readonly parameters: readonly OptimizedParameter[];
+  /** What a step updates. */
+  readonly parts: readonly OptimizedPart[];
   /** By name, of each parameter and of each block of several; null for a parameter that is not trained. */
   readonly gradients: ReadonlyMap<string, Tensor | null>;
   /** Steps taken, for the bias correction. */
   step: number;
   /** Sums of squares, by parameter. */
   readonly sums: Tensor; // float64 (parameters)
+  readonly form: OptimizerForm;
+  /** Its part of the random numbers for rounding. */
+  readonly stream: number;
+  /** null: no moments are in 8 bits. */
+  readonly maps: MomentMaps | null;
 }
+
+/** The policy's random numbers for rounding; the critic's are the next. */
+const ROUNDING_STREAM = 0x524f554e;
 
 /** Parameters that lie side by side. */
 interface Specifications {
@@ -75,10 +98,21 @@ interface OptimizerOwner {
   readonly phase: Phase;
 }
 
+/** Elements of one parameter, by its name. */
+interface Range {
+  readonly name: string;
+  readonly from: number;
+  readonly count: number;
+}
+
 /**
  * Adds masters (for bfloat16 parameters), moments and gradients of trained parameters to the plan, in the blocks of the
  * parameters; the returned function binds them after allocation, given the parameters, and keeps their order. Gradients
  * are live only during the owner's phase. A block that is trained in part has no gradient as a whole.
+ *
+ * @param owned the elements that this process updates, which alone have masters and moments; null: all, as it must be for
+ *   another form than the usual one
+ * @throws InputError for bfloat16 masters of a float32 model
  */
 export function planOptimizer(
   plan: PlanBuilder,
@@ -86,7 +120,14 @@ export function planOptimizer(
   blocks: readonly Specifications[],
   dtype: ComputeDType,
   { prefix, phase }: OptimizerOwner = { prefix: "", phase: "update" },
+  owned: readonly Range[] | null = null,
+  form: OptimizerForm = usualForm,
 ): (tensors: ReadonlyMap<string, Tensor>, weights: readonly Weight[]) => OptimizerState {
+  if (dtype === "float32" && form.masterDtype === "bfloat16")
+    throw new InputError(
+      "master_dtype bfloat16: the weights are float32, which are their own masters; set dtype bfloat16, or leave master_dtype out",
+    );
+  if (owned && !isUsual(form)) throw new Error("only float32 masters and moments are divided");
   const whole = ({ parts }: Specifications) => parts.every(({ trainable }) => trainable);
   const trained = blocks
     .flatMap((block) => (whole(block) ? [block] : block.parts.map((part) => ({ name: part.name, parts: [part] }))))
@@ -95,63 +136,116 @@ export function planOptimizer(
       name,
       parts: parts.map((part) => ({ name: part.name, elements: device.parameterElements(part.shape, dtype) })),
     }));
-  for (const block of trained) {
-    const add = (
-      group: string,
-      own: string,
-      lifetime: "always" | readonly Phase[] = "always",
-      type: DType = "float32",
-    ) => planBlock(plan, [`${prefix}${group}`, `${prefix}${own}`, type], block, lifetime);
-    if (dtype !== "float32") add("master weights", "master", "always", device.masterDType);
-    add("Adam moments", "m");
-    add("Adam moments", "v");
-    add("gradients", "gradient", [phase]);
-  }
+  const specs = new Map(blocks.flatMap(({ parts }) => parts.map((part) => [part.name, part])));
+  const inEightBits = (name: string) => isEightBit(form, specs.get(name)!);
+  // What is owned lies side by side, as one block.
+  const ranges = owned?.map(({ name, from, count }) => ({ name: `${name} ${from}`, elements: count }));
+  const kept = ranges ? [{ name: "owned", parts: ranges }] : trained;
+  const hasMasters = dtype !== "float32" && !hasNoMasters(form, dtype);
+  if (hasMasters)
+    for (const block of kept)
+      planBlock(plan, [`${prefix}master weights`, `${prefix}master`, device.masterDType], block, "always");
+  // Each parameter with moments of 8 bits has scales of its own, so those of its block lie apart.
+  const apart = (block: Block) => !owned && block.parts.some(({ name }) => inEightBits(name));
+  const momentBlocks = kept.flatMap((block) =>
+    apart(block) ? block.parts.map((part) => ({ name: part.name, parts: [part] })) : [block],
+  );
+  for (const own of ["m", "v"])
+    for (const block of momentBlocks) {
+      const isCoded = apart(block);
+      planBlock(plan, [`${prefix}Adam moments`, `${prefix}${own}`, isCoded ? "uint8" : "float32"], block, "always");
+      if (!isCoded) continue;
+      const scales = blocksOf(block.parts[0]!.elements);
+      plan.add(`${prefix}Adam moments`, `${prefix}${own} absmax/${block.name}`, "float32", [scales]);
+    }
+  for (const block of trained) planBlock(plan, [`${prefix}gradients`, `${prefix}gradient`, "float32"], block, [phase]);
   const decays = new Map(blocks.flatMap(({ parts }) => parts.map((part) => [part.name, part.decays])));
   const count = trained.reduce((sum, { parts }) => sum + parts.length, 0);
   const sums = `${prefix}sums of squares`;
   plan.add(`${prefix}optimizer scalars`, sums, "float64", [count]);
+  const isMapped = kept.some(apart);
+  const mapNames = [`${prefix}numbers of moments' codes`, `${prefix}nearest codes`] as const;
+  if (isMapped) {
+    plan.add(`${prefix}optimizer scalars`, mapNames[0], "float32", [2, MAP_SIZE]);
+    plan.add(`${prefix}optimizer scalars`, mapNames[1], "uint8", [2, NEAREST_SIZE]);
+  }
   return (tensors, weights) => {
-    const all = (own: string) => new Map(trained.flatMap((block) => [...bindBlock(tensors, `${prefix}${own}`, block)]));
-    const [m, v, gradient] = [all("m"), all("v"), all("gradient")];
-    const masters = dtype === "float32" ? null : all("master");
+    const bound = (own: string, all: readonly Block[]) =>
+      new Map(all.flatMap((block) => [...bindBlock(tensors, `${prefix}${own}`, block)]));
+    const gradient = bound("gradient", trained);
+    const masters = hasMasters ? bound("master", kept) : null;
+    const [m, v] = [bound("m", momentBlocks), bound("v", momentBlocks)];
+    const momentsOf = (key: string): Moments => {
+      const [first, second] = [m.get(key)!, v.get(key)!];
+      if (owned || !inEightBits(key)) return { bits: 32, m: first, v: second };
+      const absmax = (own: string) => tensors.get(`${prefix}${own} absmax/${key}`)!;
+      return { bits: 8, m: { codes: first, absmax: absmax("m") }, v: { codes: second, absmax: absmax("v") } };
+    };
     const parameters = weights
       .filter(({ name }) => gradient.has(name))
-      .map((weight): OptimizedParameter => {
-        const { name, address, elements } = weight;
-        const master = masters?.get(name) ?? tensor(name, address, "float32", [elements]);
-        const own = { master, m: m.get(name)!, v: v.get(name)!, gradient: gradient.get(name)! };
-        return { weight, decays: decays.get(name)!, ...own };
-      });
+      .map((weight) => ({ weight, decays: decays.get(weight.name)!, gradient: gradient.get(weight.name)! }));
     if (parameters.length !== count) throw new Error(`${count} trained parameters, ${parameters.length} of them given`);
     const gradients = new Map<string, Tensor | null>([...decays.keys()].map((name) => [name, null]));
     for (const [name, buffer] of gradient) gradients.set(name, buffer);
-    return { parameters, gradients, step: 0, sums: tensors.get(sums)! };
+    const part = (parameter: OptimizedParameter, from: number, elements: number, key: string): OptimizedPart => {
+      const weight = elementsOf(parameter.weight, from, elements);
+      const itself = dtype === "float32" ? tensor(weight.name, weight.address, dtype, [elements]) : null;
+      return {
+        ...{ weight, name: weight.name, from, decays: parameter.decays },
+        gradient: rows(parameter.gradient, from, elements),
+        ...{ master: masters?.get(key) ?? itself, moments: momentsOf(key) },
+      };
+    };
+    const byName = new Map(parameters.map((parameter) => [parameter.weight.name, parameter]));
+    const parts = owned
+      ? owned.map(({ name, from, count: own }) => part(byName.get(name)!, from, own, `${name} ${from}`))
+      : parameters.map((parameter) => part(parameter, 0, parameter.weight.elements, parameter.weight.name));
+    const [numbers, nearest] = mapNames.map((name) => tensors.get(name));
+    const maps = isMapped ? { numbers: numbers!, nearest: nearest! } : null;
+    const stream = ROUNDING_STREAM + (phase === "critic" ? 1 : 0);
+    return { parameters, parts, gradients, step: 0, sums: tensors.get(sums)!, form, stream, maps };
   };
 }
 
-/** Elements of each trained parameter, padding included. */
-export function trainedElements(
+/** Some elements of a parameter, in its own layout: for what is elementwise. */
+export function elementsOf(weight: Weight, from: number, count: number): Weight {
+  const address = weight.address + from * bytesPerElement(weight.dtype);
+  return { ...weight, address, elements: count };
+}
+
+/** The trained parameters with their elements, padding included. */
+export function trainedSizes(
   device: Pick<Device, "parameterElements">,
   blocks: readonly Specifications[],
   dtype: ComputeDType,
-): number[] {
+): { readonly name: string; readonly elements: number }[] {
   return blocks
     .flatMap(({ parts }) => parts.filter(({ trainable }) => trainable))
-    .map(({ shape }) => device.parameterElements(shape, dtype));
+    .map(({ name, shape }) => ({ name, elements: device.parameterElements(shape, dtype) }));
 }
 
 /** A parameter's masters, to be saved and loaded like the parameter. */
-export function mastersOf({ weight, master }: Pick<OptimizedParameter, "weight" | "master">): Weight {
+export function mastersOf({ weight, master }: { readonly weight: Weight; readonly master: Tensor }): Weight {
   const own: Weight = { ...weight, address: master.address, dtype: "float32", layoutOf: weight.dtype };
   return master.dtype === "float32" ? own : { ...own, upper: weight.address };
 }
 
+/** A part's buffers in float32, or masters in halves; null: there is none, or it is in 8 bits. */
+export function floatBuffer({ master, moments }: OptimizedPart, kind: "master" | "m" | "v"): Tensor | null {
+  if (kind === "master") return master;
+  return moments.bits === 32 ? moments[kind] : null;
+}
+
 /** Sets masters to the parameters. Moments are zero, as new memory is, and so are lower halves of masters. */
-export function startOptimizer({ ops, masterDType }: Device, state: OptimizerState): void {
-  for (const { weight, master } of state.parameters)
-    if (weight.dtype !== "float32" && masterDType === "float32")
-      ops.cast(master, tensor(weight.name, weight.address, weight.dtype, [weight.elements]));
+export function startOptimizer(device: Device, state: OptimizerState): void {
+  for (const { weight, master } of state.parts)
+    if (master !== null && weight.dtype !== "float32" && device.masterDType === "float32")
+      device.ops.cast(master, tensor(weight.name, weight.address, weight.dtype, [weight.elements]));
+  if (state.maps === null) return;
+  for (const [i, map] of [dynamicMap(true), dynamicMap(false)].entries()) {
+    device.upload(rows(state.maps.numbers, i, 1), map);
+    device.upload(rows(state.maps.nearest, i, 1), nearestCodes(map));
+  }
 }
 
 export function zeroGradients({ ops }: Device, state: OptimizerState): void {
@@ -199,14 +293,18 @@ export async function optimizerStep(
   const { maxGradNorm } = settings;
   const gradientScale = maxGradNorm > 0 ? Math.min(1, maxGradNorm / (norm + 1e-6)) : 1;
   state.step++;
-  for (const { weight, decays, master, m, v, gradient } of state.parameters) {
-    device.ops.adamw(weight, master, m, v, gradient, {
+  for (const [parameter, { weight, decays, master, moments, gradient }] of state.parts.entries()) {
+    const rounding: RandomRounding = { seed: state.form.seed, stream: state.stream, parameter };
+    const own = {
       ...settings,
       learningRate,
       weightDecay: decays ? settings.weightDecay : 0,
       step: state.step,
       gradientScale,
-    });
+      rounding,
+    };
+    if (moments.bits === 32) device.ops.adamw(weight, master, moments.m, moments.v, gradient, own);
+    else device.ops.adamw8bit(weight, master, moments.m, moments.v, state.maps!, gradient, own);
     await breathe();
   }
   return norm;

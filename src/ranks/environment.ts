@@ -1,6 +1,6 @@
 /**
  * Which rank of how many this process is, as its launcher says in environment variables: `grpo train --ranks`, torchrun,
- * Open MPI, MPICH (and others that speak PMI) or Slurm's srun. Reads variables only; mesh.ts makes the ranks meet.
+ * Open MPI, MPICH (and others that speak PMI) or Slurm's srun. Reads variables only; join.ts makes the ranks meet.
  */
 import { InputError } from "../errors.ts";
 

@@ -30,8 +30,8 @@ export interface Link {
   trust(): void;
   /** Sets who takes frames and the end; gets what came while nobody did. null: they are kept. */
   handle(events: LinkEvents | null): void;
-  /** Counts as heard now. */
-  touch(): void;
+  /** This process was held up for so many milliseconds, which are no silence of the other side. */
+  excuse(ms: number): void;
   /** Closes once everything queued is sent; `onEnd` is not called. */
   close(): void;
   /** For the handler of the socket. */
@@ -182,8 +182,8 @@ export function createLink(socket: Pick<Socket<unknown>, "write" | "end" | "term
       while (held.length > 0 && events === next) next.onFrame(...held.shift()!);
       if (ended !== null && events === next) next.onEnd(ended);
     },
-    touch() {
-      heardAt = performance.now();
+    excuse(ms) {
+      heardAt = Math.min(heardAt + ms, performance.now());
     },
     close() {
       closing = true;

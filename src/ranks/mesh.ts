@@ -1,6 +1,7 @@
 /** Ranks that have met, each connected to each other: gathers, exchanges, and the agreement to stop. */
 import { deserialize, serialize } from "bun:jsc";
 import { errorText, RunError } from "../errors.ts";
+import type { Carrier } from "./carrier.ts";
 import type { Joined } from "./join.ts";
 import type { MetRanks } from "./ranks.ts";
 import { createWatch, TELL_WITHIN_MS, type WatchOptions } from "./watch.ts";
@@ -11,7 +12,8 @@ interface Gathered {
   readonly value: unknown;
 }
 
-export function createMesh(joined: Joined, options: WatchOptions): MetRanks {
+/** @param carrier carries the bytes of exchanges; null: the connections do */
+export function createMesh(joined: Joined, options: WatchOptions, carrier: Carrier | null = null): MetRanks {
   const { rank } = options;
   const size = joined.members.length;
   const others = joined.links.flatMap((link, r) => (link === null ? [] : [{ link, rank: r }]));
@@ -74,16 +76,23 @@ export function createMesh(joined: Joined, options: WatchOptions): MetRanks {
     return all.map((theirs) => theirs!.value as T);
   };
 
+  const requireAll = (): void => {
+    if (watch.failure) throw watch.failure;
+  };
+
   return {
     rank,
     size,
+    exchanges: true,
+    carrier: carrier?.name ?? null,
     gather,
     async first(what, value) {
       const [answer] = await gather(what, rank === 0 ? { value: await value() } : null);
       return answer!.value;
     },
     async exchange(send, receive) {
-      if (watch.failure) throw watch.failure;
+      requireAll();
+      if (carrier) return waiting(() => carrier.exchange(send, receive, requireAll));
       const number = exchanges++;
       const received = others.map(({ link, rank: r }) => link.receive(number, receive[r]!));
       const sent = others.map(({ link, rank: r }) => link.send("data", number, ...send[r]!));
@@ -95,6 +104,8 @@ export function createMesh(joined: Joined, options: WatchOptions): MetRanks {
       }
       if (watch.failure) throw watch.failure;
     },
+    waitFor: waiting,
+    requireAll,
     askToStop: watch.ask,
     stopAgreed: () => agreed,
     shouldHurry: () => watch.isAsked() || watch.failure !== null,
@@ -108,6 +119,7 @@ export function createMesh(joined: Joined, options: WatchOptions): MetRanks {
       await gather("the end", null);
       watch.stop();
       await Promise.race([watch.toAll("bye", 0), Bun.sleep(TELL_WITHIN_MS)]);
+      carrier?.finish();
     },
     close() {
       watch.stop();

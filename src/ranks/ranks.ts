@@ -10,6 +10,10 @@ import type { Closable } from "../closing.ts";
 export interface Ranks {
   readonly rank: number;
   readonly size: number;
+  /** There are others, and they can be reached. */
+  readonly exchanges: boolean;
+  /** What carries the bytes of exchanges; null: the ranks' own connections. */
+  readonly carrier: string | null;
   /**
    * Every rank's value, by rank. All ranks call it, in the same order, with the same `what`, which names the values in
    * errors. Values are plain data: numbers, texts, typed arrays, arrays, objects, maps.
@@ -26,6 +30,10 @@ export interface Ranks {
    * @throws RanksFailure as `gather` does
    */
   exchange(send: readonly (readonly Uint8Array[])[], receive: readonly (readonly Uint8Array[])[]): Promise<void>;
+  /** Counts the time of `work` as spent waiting for other ranks. */
+  waitFor<T>(work: () => Promise<T>): Promise<T>;
+  /** @throws RanksFailure once a rank has failed */
+  requireAll(): void;
   /** Asks all ranks to stop. */
   askToStop(): void;
   /** Whether a rank was asked to stop, as all ranks know since the last `gather`: the same on all between two of them. */
@@ -47,9 +55,13 @@ export function alone(stopRequested: () => boolean = () => false, isRank = false
   return {
     rank: 0,
     size: 1,
+    exchanges: false,
+    carrier: null,
     gather: async (_, value) => [value],
     first: async (_, value) => value(),
     exchange: async () => {},
+    waitFor: (work) => work(),
+    requireAll() {},
     askToStop() {
       asked = true;
     },
@@ -57,6 +69,14 @@ export function alone(stopRequested: () => boolean = () => false, isRank = false
     shouldHurry: shouldStop,
     takeWait: () => (isRank ? 0 : null),
   };
+}
+
+/** A rank that is planned for, and exchanges nothing. */
+export function onPaper(rank: number, size: number): Ranks {
+  const refuse = async (): Promise<never> => {
+    throw new Error(`rank ${rank} of ${size} is only planned for`);
+  };
+  return { ...alone(), rank, size, gather: refuse, first: refuse, exchange: refuse };
 }
 
 /** Ranks that have met. */
@@ -77,11 +97,22 @@ export interface Division {
   readonly ranks: Ranks;
   /** Gradient shards of a step: results are the same for any number of ranks up to this. */
   readonly shards: number;
+  /** ZeRO-1: each rank keeps masters and moments of its part of the parameters, and updates it. */
+  readonly zero: boolean;
+}
+
+/** Gradient shards of a step where ranks are asked for: results are the same for any number of ranks up to this. */
+export function usualShards(ranks: number): number {
+  let shards = 8;
+  while (shards < ranks) shards *= 2;
+  return shards;
 }
 
 /** The ranks of a run, and what they divide. */
 export interface Team {
   readonly ranks: Ranks;
+  /** The rank's place among those of its machine. */
+  readonly localRank: number;
   /** null: an optimizer step is computed as a whole. */
   readonly division: Division | null;
   /** Ranks that each compute `per_device_train_batch_size`; 1 where the size of a step is given as a whole. */
@@ -91,6 +122,7 @@ export interface Team {
 /** One process, which divides nothing. */
 export const solo = (stopRequested?: () => boolean): Team => ({
   ranks: alone(stopRequested),
+  localRank: 0,
   division: null,
   devices: 1,
 });

@@ -1,6 +1,6 @@
 /**
  * Exchanges of tensors between ranks. Those of a device that computes in the host's memory are sent from where they are;
- * others by way of the host.
+ * others go from device to device, or by way of the host.
  */
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import type { Device, NumberArray } from "../device/device.ts";
@@ -23,6 +23,8 @@ export function createTransfer(device: Device, ranks: Ranks): Transfer {
   }
   const bytesOf = ({ buffer, byteOffset, byteLength: bytes }: NumberArray) => new Uint8Array(buffer, byteOffset, bytes);
   return async (send, receive) => {
+    const group = device.peers?.group;
+    if (group) return exchanged(ranks, () => group.exchange(send, receive));
     const sent = new Map<Tensor, Uint8Array>();
     for (const tensors of send) for (const t of tensors) if (!sent.has(t)) sent.set(t, bytesOf(await device.read(t)));
     const arrived = receive.map((tensors) => tensors.map((t) => new Uint8Array(byteLength(t))));
@@ -33,6 +35,23 @@ export function createTransfer(device: Device, ranks: Ranks): Transfer {
     for (const [r, tensors] of receive.entries())
       if (r !== ranks.rank) for (const [i, t] of tensors.entries()) device.upload(t, typed(t, arrived[r]![i]!));
   };
+}
+
+/** How long an error of devices waits for the failure of a rank that explains it, in milliseconds. */
+const EXPLAINED_WITHIN = 2000;
+
+async function exchanged(ranks: Ranks, work: () => Promise<void>): Promise<void> {
+  ranks.requireAll();
+  try {
+    await ranks.waitFor(work);
+  } catch (error) {
+    const since = performance.now();
+    while (performance.now() - since < EXPLAINED_WITHIN) {
+      ranks.requireAll();
+      await Bun.sleep(20);
+    }
+    throw error;
+  }
 }
 
 /** Bytes as numbers of the tensor's type. */

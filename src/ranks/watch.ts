@@ -106,7 +106,8 @@ export function createWatch({ members, links }: Joined, options: WatchOptions, e
   const timer = setInterval(() => {
     const now = performance.now();
     // A process that was itself held up has not looked at what has come meanwhile.
-    if (now - tickedAt > BEAT_MS + TICK_MS) for (const { link } of watched) link.touch();
+    const late = now - tickedAt - TICK_MS;
+    if (late > TICK_MS) for (const { link } of watched) link.excuse(late);
     tickedAt = now;
     if (now - beatAt >= BEAT_MS) {
       beatAt = now;

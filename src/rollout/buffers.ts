@@ -7,6 +7,7 @@ import type { Device, KeyValuePages } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { layersOf } from "../families/parameters.ts";
 import { type LayerBuffers, layersTable } from "../model/layer-buffers.ts";
+import { routeElements } from "../model/routes.ts";
 import { type Bind, type BuffersOf, type BufferTable, planBuffers } from "../tensor/buffers.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
@@ -88,6 +89,8 @@ export interface RolloutBuffers extends BuffersOf<typeof headTable> {
   readonly limits: RolloutLimits;
   readonly sizes: RolloutSizes;
   readonly layer: LayerBuffers;
+  /** The experts of a pass's rows. int32 (layers · T · perToken) */
+  readonly routes: Tensor;
   /** Pages of each layer. */
   readonly cache: readonly KeyValuePages[];
   /** Rows in the buffers of a decode step: for the maximum number of sequences, padding included. */
@@ -120,6 +123,9 @@ export function planRollout(
   const bindCache = planBuffers(plan, cachePlace, {
     keys: ["keys", dtype, [cacheElements("keys")]],
     values: ["values", dtype, [cacheElements("values")]],
+  });
+  const bindRoutes = planBuffers(plan, activations, {
+    routes: ["expert routes", "int32", [routeElements(config, T)]],
   });
   const bindHead = planBuffers(plan, activations, headTable(config, dtype, B, limits.maxSequences));
   const prefillFields = prefillShapes(T, limits.maxSequences);
@@ -154,6 +160,7 @@ export function planRollout(
       step: integerBlock(blocks.step, stepFields),
       sampled: sampledOutputs(blocks.sampled),
       ...bindHead(tensors),
+      ...bindRoutes(tensors),
       seen: bindSeen?.(tensors).seen ?? null,
     };
   };

@@ -8,8 +8,10 @@
  */
 import { doPieces, type Pieces } from "../device/breathe.ts";
 import { type Device, PAGE_TOKENS } from "../device/device.ts";
+import { embed } from "../model/embedding.ts";
 import { type Attend, forwardHeads, forwardLayer } from "../model/layer.ts";
 import type { Model } from "../model/model.ts";
+import { type Routing, routeElements, routeShape, tokenRoutes } from "../model/routes.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
 import type { RolloutBuffers } from "./buffers.ts";
 import type { CachedSequence, ResidentPrompt, RolloutSettings } from "./sequence.ts";
@@ -35,6 +37,8 @@ export interface SampledTokens {
   readonly ids: Int32Array;
   readonly logprobs: Float32Array;
   readonly samplingLogprobs: Float32Array;
+  /** The experts of the tokens of running sequences, which come first; null: not recorded. */
+  readonly routes: readonly Uint16Array[] | null;
 }
 
 /** A step that the device is computing or has computed. */
@@ -46,8 +50,12 @@ export interface QueuedStep {
 }
 
 /** Runs prompts in one packed pass: keys and values go into their pages, last rows into promptHidden. */
-export async function prefill({ model, buffers }: RolloutModel, prompts: readonly ResidentPrompt[]): Promise<void> {
-  const { device, config, weights } = model;
+export async function prefill(
+  { model, buffers }: RolloutModel,
+  prompts: readonly ResidentPrompt[],
+  { recordsRoutes = false }: RolloutSettings,
+): Promise<void> {
+  const { device, config } = model;
   const { ops } = device;
   const { host, block, fields, tensors } = buffers.prefill;
   let row = 0;
@@ -66,7 +74,7 @@ export async function prefill({ model, buffers }: RolloutModel, prompts: readonl
   const residual = firstRows(buffers.layer.residual, T);
   const segmentRows = firstRows(tensors.segments, prompts.length);
   const [pageRows, offsetRows] = [firstRows(tensors.page, T), firstRows(tensors.offset, T)];
-  ops.embeddingForward(residual, firstRows(tensors.tokens, T), weights.embedding);
+  embed(model, residual, firstRows(tensors.tokens, T));
   const positions = firstRows(tensors.positions, T);
   const attend: Attend = (layer, b, transform, shape) => {
     forwardHeads(device, b, transform, shape);
@@ -74,12 +82,21 @@ export async function prefill({ model, buffers }: RolloutModel, prompts: readonl
     ops.attentionForward(b.attention, null, b.qkv, segmentRows, shape);
   };
   for (let layer = 0; layer < config.numLayers; layer++)
-    await doPieces(forwardLayer(model, layer, buffers.layer, positions, attend));
+    await doPieces(forwardLayer(model, layer, buffers.layer, positions, attend, null, routingOf(buffers)));
   for (const [s, { request, slot }] of prompts.entries()) {
     const last = fields.segments[4 * s]! + request.promptIds.length - 1;
     ops.cast(rows(buffers.promptHidden, slot, 1), rows(residual, last, 1));
   }
+  const shape = recordsRoutes ? routeShape(config) : null;
+  if (!shape) return;
+  // The segments' rows are overwritten by the next pass.
+  const starts = prompts.map((_, s) => fields.segments[4 * s]!);
+  const all = (await device.read(firstRows(buffers.routes, routeElements(config, T)))) as Int32Array;
+  for (const [s, prompt] of prompts.entries())
+    prompt.routes = tokenRoutes(all, shape, T, starts[s]!, prompt.request.promptIds.length);
 }
+
+const routingOf = ({ routes }: RolloutBuffers): Routing => ({ all: routes, given: false });
 
 /**
  * Queues a step: the next token of running sequences, then the first one of new ones, from their prompts' last rows. One
@@ -111,7 +128,14 @@ export async function queueStep(
     if (B > 0) await recorded(on, `layers ${B}`, () => decodeLayers(on, B));
     await doPieces(joinedHead(on, running.length, prompts, fresh.length, settings));
   }
-  return readSampled(device, buffers);
+  const shape = settings.recordsRoutes && running.length > 0 ? routeShape(model.config) : null;
+  const routes = shape && device.queueRead(firstRows(buffers.routes, routeElements(model.config, B)));
+  const sampled = readSampled(device, buffers);
+  return async () => {
+    const all = routes && ((await routes()) as Int32Array);
+    const own = all && running.map((_, row) => tokenRoutes(all, shape!, B, row, 1));
+    return { ...(await sampled()), routes: own };
+  };
 }
 
 /** Runs work that reads only fixed buffers: recorded when it is first run, then replayed. */
@@ -132,19 +156,19 @@ function* decodeStep(on: RolloutModel, B: number, settings: RolloutSettings): Pi
 
 /** Running sequences' tokens → their rows of the residual stream. */
 function* decodeLayers({ model, buffers }: RolloutModel, B: number): Pieces {
-  const { device, config, weights } = model;
+  const { device, config } = model;
   const { ops } = device;
   const at = (t: Tensor) => firstRows(t, B);
   const step = buffers.step.tensors;
   ops.nextTokens(at(step.tokens), buffers.sampled.ids, at(step.from));
-  ops.embeddingForward(at(buffers.layer.residual), at(step.tokens), weights.embedding);
+  embed(model, at(buffers.layer.residual), at(step.tokens));
   const attend: Attend = (layer, b, transform, shape) => {
     const place = { pages: buffers.cache[layer]!, page: at(step.page), offset: at(step.offset) };
     const [table, prompts, completions] = [at(step.pageTable), at(step.promptLengths), at(step.completionLengths)];
     ops.attentionDecode(b.attention, b.qkv, b.qkvRaw, transform, place, table, prompts, completions, shape);
   };
   for (let layer = 0; layer < config.numLayers; layer++)
-    yield* forwardLayer(model, layer, buffers.layer, at(step.positions), attend);
+    yield* forwardLayer(model, layer, buffers.layer, at(step.positions), attend, null, routingOf(buffers));
 }
 
 /** The head for the rows of `running` sequences and of `prompts` prompts, from which `fresh` sequences start. */
@@ -172,7 +196,9 @@ function computeLogits({ model, buffers }: RolloutModel, residual: Tensor): void
   const count = residual.shape[0] ?? 0;
   const normed = firstRows(buffers.normed, count);
   device.ops.rmsnormForward(normed, null, residual, weights.finalNorm, config.rmsNormEps);
-  device.ops.matmulForward(firstRows(buffers.logits, count), normed, weights.head, null);
+  const logits = firstRows(buffers.logits, count);
+  device.ops.matmulForward(logits, normed, weights.head, null);
+  if (config.logitCap !== undefined) device.ops.softcapForward(logits, config.logitCap);
 }
 
 function sampleRows({ model, buffers }: RolloutModel, B: number, settings: RolloutSettings): void {
@@ -185,7 +211,10 @@ function sampleRows({ model, buffers }: RolloutModel, B: number, settings: Rollo
 }
 
 /** Queues the read of the sampled tokens. */
-function readSampled(device: Device, { sampled, decodeRows: B }: RolloutBuffers): () => Promise<SampledTokens> {
+function readSampled(
+  device: Device,
+  { sampled, decodeRows: B }: RolloutBuffers,
+): () => Promise<Omit<SampledTokens, "routes">> {
   const read = device.queueRead(sampled.all);
   return async () => {
     const ids = (await read()) as Int32Array; // (3, B)

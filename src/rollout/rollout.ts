@@ -9,6 +9,8 @@
  */
 import { breathe } from "../device/breathe.ts";
 import { RunError } from "../errors.ts";
+import type { ModelConfig } from "../families/config.ts";
+import { routeShape, type TokenRoutes } from "../model/routes.ts";
 import { prefill, type QueuedStep, queueStep, type RolloutModel } from "./passes.ts";
 import { createScheduler } from "./scheduler.ts";
 import type {
@@ -75,7 +77,7 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
   /** Admits what fits and queues a step of all sequences that need one; null if none does. */
   const queue = async (): Promise<QueuedStep | null> => {
     const admission = scheduler.admit();
-    if (admission.prefill.length > 0) await prefill(on, admission.prefill);
+    if (admission.prefill.length > 0) await prefill(on, admission.prefill, settings);
     const fresh = admission.sequences;
     const running = scheduler.running.filter((s) => {
       const tokens = tokenCount(s);
@@ -99,7 +101,7 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
 
   /** Appends a step's tokens to their sequences. @returns those that have stopped */
   const take = async ({ sequences, sampled }: QueuedStep): Promise<CachedSequence[]> => {
-    const { ids, logprobs, samplingLogprobs } = await sampled();
+    const { ids, logprobs, samplingLogprobs, routes } = await sampled();
     const stopped: CachedSequence[] = [];
     for (let i = 0; i < sequences.length; i++) {
       const s = sequences[i];
@@ -107,6 +109,8 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
       const id = ids[i]!;
       if (id < 0) throw notFinite(s, logprobs[i]!, settings);
       if (!queued) s.row = -1;
+      const taken = routes?.[i];
+      if (taken) s.routes.push(taken);
       const forced = s.forced.shift();
       if (forced === undefined) {
         append(s, id, logprobs[i]!, samplingLogprobs[i]!, 1);
@@ -169,10 +173,20 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
         logprobs: new Float32Array(s.logprobs),
         samplingLogprobs: new Float32Array(s.samplingLogprobs),
         mask: s.mask && new Uint8Array(s.mask),
+        routes: routesOf(s, on.model.config),
         ...s.ending,
       };
     },
   };
+}
+
+/** What was recorded of a sequence's experts. */
+function routesOf({ prompt, routes }: CachedSequence, config: ModelConfig): TokenRoutes | null {
+  const shape = prompt.routes && routeShape(config);
+  if (!prompt.routes || !shape) return null;
+  const completion = new Uint16Array(routes.length * shape.layers * shape.perToken);
+  for (const [t, own] of routes.entries()) completion.set(own, t * own.length);
+  return { shape, prompt: prompt.routes, completion };
 }
 
 /** A sequence's logits are not finite, without the repetition penalty or because of it. */

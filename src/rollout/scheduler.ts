@@ -49,7 +49,7 @@ export function createScheduler(limits: RolloutLimits, sizes: RolloutSizes): Sch
     const needed = pagesFor(request.promptIds.length);
     if (pool.free < needed + completionPages) return null;
     const pages = pool.take(needed)!;
-    return { request, slot: freePromptSlots.pop()!, pages, open: request.samples };
+    return { request, slot: freePromptSlots.pop()!, pages, open: request.samples, routes: null };
   };
 
   /** Releases a prompt for `samples` of its samples; the last one frees its room. */

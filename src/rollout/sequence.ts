@@ -1,5 +1,6 @@
 /** A rollout's requests, its sequences in progress, and its results. */
 import type { SamplingSettings } from "../device/device.ts";
+import type { TokenRoutes } from "../model/routes.ts";
 import type { StopMatcher } from "../tokenizer/tokenizer.ts";
 
 export interface RolloutSettings extends SamplingSettings {
@@ -9,6 +10,8 @@ export interface RolloutSettings extends SamplingSettings {
   readonly isStop: (id: number) => boolean;
   /** Creates a completion's matcher for stop strings; null or absent: there are none. */
   readonly stopStrings?: (() => StopMatcher) | null;
+  /** Record the experts that tokens go to; false by default. */
+  readonly recordsRoutes?: boolean;
 }
 
 /** One prompt and how many completions to sample for it. */
@@ -37,6 +40,8 @@ export interface SampledCompletion extends Ending {
   readonly samplingLogprobs: Float32Array;
   /** 1: the token was sampled, 0: it was forced; null: none was forced. (R) */
   readonly mask: Uint8Array | null;
+  /** The experts that its tokens went to; null: not recorded, or the model has none. */
+  readonly routes: TokenRoutes | null;
 }
 
 /** One sample being decoded, as the caller sees it. */
@@ -58,6 +63,8 @@ export interface ResidentPrompt {
   readonly pages: Int32Array;
   /** Samples that have not finished, including waiting ones. */
   open: number;
+  /** The experts that its tokens went to (P, layers, perToken); null: not recorded. */
+  routes: Uint16Array | null;
 }
 
 /** A sequence with its slot and pages. */
@@ -70,6 +77,8 @@ export interface CachedSequence extends Sequence {
   readonly samplingLogprobs: number[];
   /** As in `SampledCompletion`. */
   mask: number[] | null;
+  /** The experts of each token that another one follows, (layers, perToken); empty: not recorded. */
+  readonly routes: Uint16Array[];
   /** Tokens that will replace the next sampled ones. */
   readonly forced: number[];
   /** Its row in the last queued step, whose token is not known yet; -1: every token is known. */
@@ -88,6 +97,6 @@ export function newSequence(
   slot: number,
   pages: Int32Array,
 ): CachedSequence {
-  const tokens = { ids: [], logprobs: [], samplingLogprobs: [], mask: null, forced: [] };
+  const tokens = { ids: [], logprobs: [], samplingLogprobs: [], mask: null, routes: [], forced: [] };
   return { prompt, place, sample, slot, pages, ...tokens, row: -1, mismarked: true, matcher: null, ending: null };
 }

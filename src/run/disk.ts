@@ -2,7 +2,8 @@
 import { existsSync, statfsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { ModelConfig } from "../families/config.ts";
-import { trainedCount } from "../families/parameters.ts";
+import { parameterSpecs, trainedCount } from "../families/parameters.ts";
+import { type FormSettings, savedBytes } from "../optim/form.ts";
 import { bytesPerElement, type ComputeDType } from "../tensor/dtype.ts";
 import { mebibytes } from "../tensor/mebibytes.ts";
 
@@ -23,20 +24,24 @@ export interface Saving {
   /** PPO's critic and a moving reference are saved too. */
   readonly hasCritic: boolean;
   readonly hasMovingReference: boolean;
+  /** How the optimizer's state is kept. */
+  readonly form: FormSettings;
 }
-
-/** Adam's two moments, and masters of weights that are not float32 themselves. */
-const optimizerBytes = (weightBytes: number): number => 8 + (weightBytes === 4 ? 0 : 4);
 
 export function diskUse(config: ModelConfig, dtype: ComputeDType, saving: Saving): DiskUse {
   const parameters = trainedCount(config);
   const weightBytes = bytesPerElement(dtype);
   const models = saving.hasCritic ? 2 : 1;
   const modelBytes = models * parameters * weightBytes;
+  const form = { ...saving.form, embeddings: new Set([config.embedding.name]) };
+  const optimizerBytes = parameterSpecs(config).reduce(
+    (sum, spec) => sum + (spec.trainable ? savedBytes(form, spec, dtype) : 0),
+    0,
+  );
   const reference = saving.hasMovingReference ? parameters * weightBytes : 0;
   return {
     modelBytes,
-    checkpointBytes: modelBytes + models * parameters * optimizerBytes(weightBytes) + reference,
+    checkpointBytes: modelBytes + models * optimizerBytes + reference,
     checkpoints: Math.min(
       saving.limit ?? Infinity,
       Math.max(1, saving.every > 0 ? Math.floor(saving.steps / saving.every) : 1),

@@ -8,7 +8,13 @@ import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { checkpointName, keepNewestCheckpoints, writeTrainerState } from "../checkpoint/state.ts";
 import type { MetricsRecord, MetricsWriter } from "../metrics/metrics-file.ts";
 import type { Ranks } from "../ranks/ranks.ts";
-import { loadModel, saveCheckpoint, saveModel, type TrainedModels } from "../session/checkpointing.ts";
+import {
+  lendToCheckpoint,
+  loadModel,
+  saveCheckpoint,
+  saveModel,
+  type TrainedModels,
+} from "../session/checkpointing.ts";
 import { type BestSettings, type BestState, trackBest } from "./best-checkpoint.ts";
 import type { RunSink } from "./sinks.ts";
 
@@ -74,6 +80,7 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
 
   const save = async (): Promise<void> => {
     const reached = state();
+    if (ranks.rank > 0) await lendToCheckpoint(models);
     await ranks.first("a checkpoint", async () => {
       tell.note(`saved ${await saveCheckpoint(models, outputDir, reached.step, reached)}`);
       await options.onSaved?.(folderOf(reached.step), reached.step);

@@ -10,7 +10,13 @@ import { adapterWeightsName, type BaseName, openAdapter, writeAdapterConfig } fr
 import { dropEarlier } from "../checkpoint/earlier.ts";
 import { copyModelAssets, type ModelFolder, writeChatTemplate, writeConfig } from "../checkpoint/huggingface.ts";
 import { type MappedTensor, openSafetensors } from "../checkpoint/safetensors.ts";
-import { oddNumbers, onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors-write.ts";
+import {
+  oddNumbers,
+  onlyFinite,
+  type TensorSource,
+  writeSafetensors,
+  writeWeights,
+} from "../checkpoint/safetensors-write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
 import { writeTogether } from "../checkpoint/together.ts";
 import type { Weight } from "../device/device.ts";
@@ -19,9 +25,12 @@ import type { ModelHead } from "../families/config.ts";
 import { writeFolderAtomic } from "../files/atomic.ts";
 import { writeFailure } from "../files/refusals.ts";
 import type { Model } from "../model/model.ts";
-import { loadWeights, savedTensors } from "../model/weights.ts";
-import { mastersOf, type OptimizedParameter } from "../optim/adamw.ts";
+import { loadWeights, type SavedTensor, savedTensors } from "../model/weights.ts";
+import { floatBuffer, mastersOf } from "../optim/adamw.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import { type Critic, criticFolder } from "./critic.ts";
+import type { GradientShards, OptimizerBuffer } from "./gradient-shards.ts";
+import { codedMoments, formMetadata, loadCodedMoments, requireSameForm } from "./optimizer-form.ts";
 import { openModelFolder, parameterSource, trainedWeights } from "./planned-model.ts";
 import type { TrainedModel } from "./policy.ts";
 import { storedTensor } from "./stored-tensor.ts";
@@ -140,13 +149,38 @@ function inLayoutOf(weight: Weight, address: number): Weight {
   return { ...weight, address, dtype: "float32", layoutOf: weight.dtype };
 }
 
-/** The optimizer's buffers under their names in optimizer.safetensors. In float32 the masters are the weights. */
-function optimizerBuffers(parameters: readonly OptimizedParameter[]) {
-  return parameters.flatMap(({ weight, master, m, v }) => [
-    ...(weight.dtype === "float32" ? [] : [{ name: `master.${weight.name}`, weight: mastersOf({ weight, master }) }]),
-    { name: `exp_avg.${weight.name}`, weight: inLayoutOf(weight, m.address) },
-    { name: `exp_avg_sq.${weight.name}`, weight: inLayoutOf(weight, v.address) },
-  ]);
+/** A buffer of the optimizer under its name in optimizer.safetensors. */
+interface NamedBuffer {
+  readonly name: string;
+  readonly parameter: string;
+  readonly kind: OptimizerBuffer;
+  /** Where it is or, if ranks have it in parts, where they put it together. */
+  readonly weight: Weight;
+}
+
+/** The ranks that have an optimizer in parts; null: it is whole. */
+const partsOf = ({ shards }: Optimized): GradientShards | null =>
+  shards?.division.zero && shards.division.ranks.size > 1 ? shards : null;
+
+/** The optimizer's buffers but for moments in 8 bits. In float32 the masters are the weights, as they are in bfloat16. */
+function optimizerBuffers(trained: Optimized): NamedBuffer[] {
+  const { optimizer } = trained;
+  const among = partsOf(trained);
+  const whole = new Map(optimizer.parts.map((part) => [part.name, part]));
+  return optimizer.parameters.flatMap(({ weight }) => {
+    const { name: parameter } = weight;
+    const at = (kind: OptimizerBuffer) => among?.whole(parameter, kind) ?? floatBuffer(whole.get(parameter)!, kind);
+    const named = (prefix: string, kind: OptimizerBuffer, place: (buffer: Tensor) => Weight): NamedBuffer[] => {
+      const buffer = at(kind);
+      return buffer ? [{ name: `${prefix}.${parameter}`, parameter, kind, weight: place(buffer) }] : [];
+    };
+    const moment = ({ address }: Tensor) => inLayoutOf(weight, address);
+    return [
+      ...(weight.dtype === "float32" ? [] : named("master", "master", (master) => mastersOf({ weight, master }))),
+      ...named("exp_avg", "m", moment),
+      ...named("exp_avg_sq", "v", moment),
+    ];
+  });
 }
 
 /**
@@ -174,16 +208,33 @@ export async function saveCheckpoint(
 }
 
 /** A model with its optimizer, whatever its head. */
-type Optimized = Pick<TrainedModel, "model" | "optimizer">;
+type Optimized = Pick<TrainedModel, "model" | "optimizer" | "shards">;
 
-async function saveOptimizer({ model, optimizer }: Optimized, folder: string): Promise<void> {
-  const saved = savedTensors(model.device, optimizerBuffers(optimizer.parameters), "float32");
+async function saveOptimizer(trained: Optimized, folder: string): Promise<void> {
+  const { model, optimizer } = trained;
+  const among = partsOf(trained);
+  const buffers = optimizerBuffers(trained);
+  const saved = savedTensors(model.device, buffers, "float32");
+  const collected = (tensor: SavedTensor, { parameter, kind }: NamedBuffer): TensorSource => ({
+    ...tensor,
+    async *chunks() {
+      await among?.collect(parameter, kind);
+      yield* tensor.chunks();
+    },
+  });
   try {
-    const metadata = { format: "pt", step: String(optimizer.step) };
-    await writeSafetensors(join(folder, optimizerFile), saved.tensors.map(onlyFinite), metadata);
+    const metadata = { format: "pt", step: String(optimizer.step), ...formMetadata(model, optimizer) };
+    const tensors = saved.tensors.map((tensor, i) => onlyFinite(collected(tensor, buffers[i]!)));
+    await writeSafetensors(join(folder, optimizerFile), [...tensors, ...codedMoments(model, optimizer)], metadata);
   } finally {
     saved.free();
   }
+}
+
+/** What ranks other than 0 do while rank 0 saves a checkpoint: they give it what it does not have. */
+export async function lendToCheckpoint({ policy, critic }: TrainedModels): Promise<void> {
+  for (const trained of critic ? [policy, critic] : [policy])
+    for (const { parameter, kind } of optimizerBuffers(trained)) await partsOf(trained)?.collect(parameter, kind);
 }
 
 /**
@@ -223,20 +274,23 @@ export function restoreOptimizer({ policy, critic }: TrainedModels, checkpoint: 
  * @throws InputError naming the tensor
  */
 function requireSound(path: string, tensor: MappedTensor): void {
-  const odd = oddNumbers(tensor, tensor.name.startsWith("exp_avg_sq."));
+  const odd = oddNumbers(tensor, /^exp_avg(_sq\.|\.absmax\.)/.test(tensor.name));
   if (odd !== null)
     throw new InputError(
       `${path}: tensor ${tensor.name} has numbers that are ${odd}; the file is damaged: resume from another checkpoint`,
     );
 }
 
-function readOptimizer({ model, optimizer }: Optimized, checkpoint: string): void {
+function readOptimizer(trained: Optimized, checkpoint: string): void {
+  const { model, optimizer } = trained;
   const path = join(checkpoint, optimizerFile);
   if (!existsSync(path))
     throw new InputError(`${checkpoint}: holds no ${optimizerFile}; give a checkpoint-N folder that training wrote`);
   const file = openSafetensors(path);
   try {
-    for (const { name, weight } of optimizerBuffers(optimizer.parameters)) {
+    requireSameForm(path, model, optimizer, file.metadata);
+    loadCodedMoments(file, model, optimizer, (tensor) => requireSound(path, tensor));
+    for (const { name, parameter, kind, weight } of optimizerBuffers(trained)) {
       const found = file.tensors.get(name);
       if (!found)
         throw new InputError(
@@ -248,6 +302,7 @@ function readOptimizer({ model, optimizer }: Optimized, checkpoint: string): voi
         );
       requireSound(path, found);
       model.device.loadParameter(weight, found.address, "float32", 0, weight.shape[0] ?? 0);
+      partsOf(trained)?.keep(parameter, kind);
     }
     const step = /^\d{1,15}$/.test(file.metadata.step ?? "") ? Number(file.metadata.step) : null;
     if (step === null)

@@ -11,13 +11,14 @@ import { withScalarHead } from "../families/config.ts";
 import { parameterBlocks } from "../families/parameters.ts";
 import { type PassSizes, planForwardBackward } from "../model/activations.ts";
 import { type ScalarActivations, scalarHead } from "../model/scalar-head.ts";
-import { planOptimizer, startOptimizer, trainedElements } from "../optim/adamw.ts";
+import { planOptimizer, startOptimizer, trainedSizes } from "../optim/adamw.ts";
+import { type FormSettings, usualForm } from "../optim/form.ts";
 import type { Division } from "../ranks/ranks.ts";
 import { trainedAdapters } from "./adapters.ts";
 import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
-import { planGradientShards } from "./gradient-shards.ts";
+import { ownedRanges, planGradientShards } from "./gradient-shards.ts";
 import { type PlannedModel, planModel, planPass } from "./planned-model.ts";
-import type { TrainedModel } from "./policy.ts";
+import { requireTrainable, type TrainedModel } from "./policy.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
 
 export interface CriticRequest {
@@ -60,6 +61,7 @@ export function planCritic(
   sizes: PassSizes,
   checkpointing: GradientCheckpointing = true,
   division: Division | null = null,
+  settings: FormSettings = usualForm,
 ): Tenant<Critic> {
   const { device } = plan;
   const { dtype, positions } = policy;
@@ -76,13 +78,18 @@ export function planCritic(
       `critic_model ${folder}: prompt and completion take up to ${positions} tokens, the critic's context is ${config.maxPositionEmbeddings}; lower max_completion_length`,
     );
   const adapters = request.adapters ? trainedAdapters({ ...from, config }, request.adapters, isResumed) : null;
-  const own = { prefix: "critic", dtype, positions, config };
+  const own = { prefix: "critic", dtype, positions, config, fourBit: adapters !== null && policy.fourBit };
   const critic = planModel(plan, from, adapters ? { ...own, adapters, companion: policy } : own);
+  requireTrainable(critic);
   const memory = plan.memory.of("critic");
   const owner = { prefix: "critic ", phase: "critic" } as const;
   const blocks = parameterBlocks(critic.config, device.rowBlock);
-  const bindOptimizer = planOptimizer(memory, device, blocks, dtype, owner);
-  const bindShards = planGradientShards(memory, device, division, trainedElements(device, blocks, dtype), owner);
+  const trained = trainedSizes(device, blocks, dtype);
+  const bindOptimizer = planOptimizer(memory, device, blocks, dtype, owner, ownedRanges(division, trained), {
+    ...settings,
+    embeddings: new Set([critic.config.embedding.name]),
+  });
+  const bindShards = planGradientShards(memory, device, division, trained, owner);
   const passes = { device, config: critic.config, dtype, sizes, prefix: "critic", lifetime: ["critic"] } as const;
   const bindActivations = planForwardBackward(memory, scalarHead, passes, keepLayers(plan, checkpointing));
   planPass(plan, critic, { tokens: sizes.tokens, headRows: sizes.tokens, sequences: 1 }, true);

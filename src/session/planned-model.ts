@@ -5,10 +5,12 @@
 import { join } from "node:path";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
+import { isNf4, readNf4 } from "../checkpoint/nf4.ts";
 import type { ScratchSizes, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { withAdapters } from "../families/adapters.ts";
 import type { ModelConfig, ModelHead } from "../families/config.ts";
+import { withFourBits } from "../families/four-bit.ts";
 import { parameterSpecs, scalarHead } from "../families/parameters.ts";
 import { scratchSizes } from "../model/layer-buffers.ts";
 import { type Model, type ModelBuffers, planAdapterProducts, planModelBuffers } from "../model/model.ts";
@@ -73,6 +75,7 @@ export function parameterSource(checkpoint: Checkpoint, scalarHeadFromZero = fal
       if (!checkpoint.has(name)) return null;
       return storedTensor(checkpoint.folder, checkpoint.get(name));
     },
+    quantized: (name) => (isNf4(checkpoint, name) ? readNf4(checkpoint, name) : null),
     release: checkpoint.release,
   };
 }
@@ -87,6 +90,8 @@ export interface PlannedModel extends Tenant<Model> {
   readonly folder: string;
   /** Where its frozen weights come from, for models that share them: the folder, or an adapter's base. */
   readonly base: string;
+  /** Its projections are in NF4, whatever the checkpoint stores. */
+  readonly fourBit: boolean;
   /** Of the names of its buffers. */
   readonly prefix: string;
   /** The largest of the passes planned so far. */
@@ -125,6 +130,8 @@ interface ModelPlan extends ModelBuffers {
   readonly companion?: PlannedModel;
   /** Adapters to train beside its weights; left out, those of the folder if there are any, as they are. */
   readonly adapters?: AdapterPlan | null;
+  /** Projections in NF4, whatever the checkpoint stores. */
+  readonly fourBit?: boolean;
   /** Those of a model that computes in the same buffers; its own by default. */
   readonly passes?: PlannedModel["passes"];
 }
@@ -139,8 +146,9 @@ export function planModel(
   from: ModelFolder,
   plan: ModelPlan,
 ): PlannedModel {
-  const { prefix, dtype, positions, twin } = plan;
-  const { config: base = from.config, adapters = adaptersOf(from), passes = { tokens: 1, trained: false } } = plan;
+  const { prefix, dtype, positions, twin, fourBit = false } = plan;
+  const { config: whole = from.config, adapters = adaptersOf(from), passes = { tokens: 1, trained: false } } = plan;
+  const base = withFourBits(whole, (name) => fourBit || isNf4(from.checkpoint, name));
   const hasNoHead = base.head === "score" && !from.checkpoint.has(scalarHead);
   const weights = parameterSource(from.checkpoint, hasNoHead && (from.config.head === "lm" || adapters !== null));
   checkWeights(base, weights);
@@ -150,7 +158,11 @@ export function planModel(
   const source = adapters ? adapterSource(weights, adapters, config) : weights;
   const { companion } = plan;
   const shares =
-    adapters !== null && companion?.config.adapters && companion.base === from.base && companion.dtype === dtype;
+    adapters !== null &&
+    companion?.config.adapters &&
+    companion.base === from.base &&
+    companion.dtype === dtype &&
+    companion.fourBit === fourBit;
   const buffers = { prefix, dtype, positions, frozenOf: shares ? companion.prefix : undefined };
   const bindModel = planModelBuffers(memory.of(prefix), device, config, buffers);
   let bindProducts: ReturnType<typeof planAdapterProducts> = () => null;
@@ -163,11 +175,12 @@ export function planModel(
     positions,
     folder: from.folder,
     base: from.base,
+    fourBit,
     prefix,
     passes,
     async open(place) {
       const model = { ...bindModel(place.tensors), adapterProducts: bindProducts(place.tensors) };
-      if (twin?.folder === from.folder && !shares)
+      if (twin?.folder === from.folder && twin.fourBit === fourBit && !shares)
         await copyWeights(device, model.weights, (await place.open(twin)).weights);
       else if (shares) {
         await place.open(companion);

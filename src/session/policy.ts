@@ -4,6 +4,7 @@
  */
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import { InputError } from "../errors.ts";
+import { trainedFourBits } from "../families/four-bit.ts";
 import { parameterBlocks } from "../families/parameters.ts";
 import {
   type LayerActivations,
@@ -14,14 +15,15 @@ import {
 } from "../model/activations.ts";
 import { type Activations, lmHead, logprobSizes } from "../model/lm-head.ts";
 import type { Model } from "../model/model.ts";
-import { type OptimizerState, planOptimizer, startOptimizer, trainedElements } from "../optim/adamw.ts";
+import { type OptimizerState, planOptimizer, startOptimizer, trainedSizes } from "../optim/adamw.ts";
+import { type FormSettings, usualForm } from "../optim/form.ts";
 import type { Division } from "../ranks/ranks.ts";
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { AdapterPlan } from "./adapters.ts";
 import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
-import { type GradientShards, planGradientShards } from "./gradient-shards.ts";
+import { type GradientShards, ownedRanges, planGradientShards } from "./gradient-shards.ts";
 import { computeDType, type PlannedModel, planModel, planPass } from "./planned-model.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
 
@@ -51,16 +53,24 @@ export function planPolicy(
     readonly dtype: ComputeDType | null;
     readonly positions: number;
     readonly adapters?: AdapterPlan | null;
+    /** Its projections in NF4 (`load_in_4bit`). */
+    readonly fourBit?: boolean;
   },
 ): PlannedModel {
-  const { positions, adapters } = options;
+  const { positions, adapters, fourBit = false } = options;
   const { config, folder } = from;
   if (positions > config.maxPositionEmbeddings)
     throw new InputError(
       `${folder}: prompt and completion take up to ${positions} tokens, the model's context is ${config.maxPositionEmbeddings}; lower max_completion_length`,
     );
   const dtype = computeDType(config, options.dtype);
-  return planModel(plan, from, { prefix: "policy", dtype, positions, ...(adapters !== undefined && { adapters }) });
+  return planModel(plan, from, {
+    prefix: "policy",
+    dtype,
+    positions,
+    fourBit,
+    ...(adapters !== undefined && { adapters }),
+  });
 }
 
 /** Plans packed passes over recorded tokens, forward only. */
@@ -85,11 +95,18 @@ export function planTraining(
   sizes: PassSizes,
   checkpointing: GradientCheckpointing = true,
   division: Division | null = null,
+  settings: FormSettings = usualForm,
 ): PlannedTraining {
   const { device, memory } = plan;
+  requireTrainable(policy);
   const blocks = parameterBlocks(policy.config, device.rowBlock);
-  const bindOptimizer = planOptimizer(memory, device, blocks, policy.dtype);
-  const bindShards = planGradientShards(memory, device, division, trainedElements(device, blocks, policy.dtype));
+  const trained = trainedSizes(device, blocks, policy.dtype);
+  const owned = ownedRanges(division, trained);
+  const bindOptimizer = planOptimizer(memory, device, blocks, policy.dtype, undefined, owned, {
+    ...settings,
+    embeddings: new Set([policy.config.embedding.name]),
+  });
+  const bindShards = planGradientShards(memory, device, division, trained);
   const passes = planLogprobs(plan, policy, sizes, "update", true);
   const bindActivations = planForwardBackward(memory, lmHead, passes, keepLayers(plan, checkpointing));
   return {
@@ -102,6 +119,15 @@ export function planTraining(
       return { model, activations: bindActivations(place.tensors), optimizer, shards };
     },
   };
+}
+
+/** @throws InputError if weights in 4 bits would be trained */
+export function requireTrainable({ config, folder }: Pick<PlannedModel, "config" | "folder">): void {
+  const name = trainedFourBits(config);
+  if (name !== undefined)
+    throw new InputError(
+      `${folder}: ${name} is in 4 bits, which is not trained; set use_peft, which trains adapters beside it`,
+    );
 }
 
 function planLogprobs(plan: SessionPlan, policy: PlannedModel, passes: PassSizes, prefix: string, trained = false) {

@@ -3,6 +3,7 @@
  * They are not used, and the user is told once. Tensors that every loader silently skips are skipped here too.
  */
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
+import { nf4Parts } from "../checkpoint/nf4.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { parameterSpecs } from "../families/parameters.ts";
 
@@ -16,7 +17,9 @@ function isKnown(name: string, config: ModelConfig): boolean {
 
 /** Names of tensors that are not parameters of the model, in file order. */
 function unusedTensors(config: ModelConfig, { names, unlisted }: Checkpoint): string[] {
-  const used = new Set(parameterSpecs(config).map(({ name }) => name));
+  const used = new Set(
+    parameterSpecs(config).flatMap(({ name, quantized }) => [name, ...(quantized ? nf4Parts(name) : [])]),
+  );
   return [...names, ...unlisted].filter((name) => !used.has(name) && !isKnown(name, config));
 }
 

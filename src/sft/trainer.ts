@@ -10,9 +10,10 @@ import { createSampler } from "../data/order.ts";
 import { InputError, RunError } from "../errors.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import type { MetricsRecord } from "../metrics/metrics-file.ts";
+import { balanced, loadMetrics, loadOfPass } from "../model/expert-load.ts";
 import { forwardBackward } from "../model/lm-head.ts";
 import type { MicroBatch, PackedGroup } from "../model/micro-batches.ts";
-import { optimizerSettings, optimizerStep } from "../optim/adamw.ts";
+import { optimizerSettings } from "../optim/adamw.ts";
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import type { Team } from "../ranks/ranks.ts";
 import { type BestState, bestState } from "../run/best-checkpoint.ts";
@@ -20,9 +21,10 @@ import type { OnDevice } from "../run/device.ts";
 import type { ProblemSource } from "../run/prompts.ts";
 import { keepRun, type RunOptions, type RunOutcome, type Turn } from "../run/run.ts";
 import type { TrainedModels } from "../session/checkpointing.ts";
-import { passesOf } from "../session/gradient-shards.ts";
+import { passesOf, stepAfter } from "../session/gradient-shards.ts";
 import { anonymousBytes } from "../session/memory.ts";
 import type { TrainedModel } from "../session/policy.ts";
+import { routed } from "../session/step-routes.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { supervisedExample } from "./examples.ts";
 
@@ -61,33 +63,49 @@ export function rowsPerStep(
 }
 
 /** Forward, backward and optimizer step over one batch; the loss is the mean negative logprob of its answer tokens. */
-async function learn(policy: TrainedModel, batch: readonly PackedGroup[], config: OnDevice<SftConfig>, lr: number) {
+async function learn(policy: TrainedModel, given: readonly PackedGroup[], config: OnDevice<SftConfig>, lr: number) {
   const { model, activations, optimizer, shards } = policy;
+  const { groups: batch, experts } = await routed(policy, given, config);
   const answers = batch.reduce((sum, g) => sum + g.completions.reduce((n, c) => n + c.completionIds.length, 0), 0);
-  const pass = async (micro: MicroBatch) => {
+  const pass = async (cut: MicroBatch) => {
+    const micro = balanced(cut, experts?.slopes ?? null);
     const derive = (entries: Int32Array) => ({
       dlogprobs: new Float64Array(entries.length).fill(-1 / answers),
       dentropies: new Float64Array(entries.length),
     });
-    const { logprobs, entropies } = await forwardBackward(model, micro, activations, optimizer.gradients, derive, 1);
+    const scored = await forwardBackward(model, micro, activations, optimizer.gradients, derive, 1);
+    const { logprobs, entropies } = scored;
     const broken = logprobs.find((logprob) => !Number.isFinite(logprob));
     if (broken !== undefined)
       throw new RunError(`the loss is ${-broken}: stopped before any weight changed; lower learning_rate`);
-    return { logprobs: logprobs.slice(), entropies: entropies.slice(), tokens: micro.tokens.length };
+    const load = experts && loadOfPass(micro, scored.experts!.routes, experts.shape);
+    const scores = { logprobs: logprobs.slice(), entropies: entropies.slice() };
+    return { ...scores, tokens: micro.tokens.length, load, balanceLoss: scored.experts?.balanceLoss ?? 0 };
   };
   const passes = await passesOf(model.device, optimizer, shards, batch, config.microBatchTokens, pass);
   let loss = 0;
   let entropy = 0;
   let tokens = 0;
+  let balanceLoss = 0;
+  const load = experts && new Float64Array(experts.shape.layers * experts.shape.experts);
   for (const scores of passes.results) {
     for (const [i, logprob] of scores.logprobs.entries()) {
       loss -= logprob / answers;
       entropy += scores.entropies[i]! / answers;
     }
     tokens += scores.tokens;
+    balanceLoss += scores.balanceLoss;
+    scores.load?.forEach((pairs, i) => {
+      load![i]! += pairs;
+    });
   }
-  const norm = await optimizerStep(model.device, optimizer, optimizerSettings(config), lr, passes.norm);
-  return { metrics: { loss, grad_norm: norm, learning_rate: lr, entropy }, tokens };
+  const norm = await stepAfter(model.device, policy, passes, optimizerSettings(config), lr);
+  const metrics = {
+    ...{ loss: loss + balanceLoss, grad_norm: norm, learning_rate: lr, entropy },
+    ...(experts?.slopes && { aux_loss: balanceLoss / experts.coef }),
+    ...(experts && loadMetrics(load!, experts.shape)),
+  };
+  return { metrics, tokens };
 }
 
 /** Runs supervised fine-tuning to its end or until the user stops it. */

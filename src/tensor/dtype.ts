@@ -2,7 +2,7 @@
 
 /** The types of parameters and activations. */
 export type ComputeDType = "float32" | "bfloat16";
-export type DType = ComputeDType | "float16" | "float64" | "int32" | "uint32" | "uint16";
+export type DType = ComputeDType | "float16" | "float64" | "int32" | "uint32" | "uint16" | "uint8";
 
 const sizes: Record<DType, number> = {
   float32: 4,
@@ -12,6 +12,7 @@ const sizes: Record<DType, number> = {
   int32: 4,
   uint32: 4,
   uint16: 2,
+  uint8: 1,
 };
 
 /** Bytes of one element. */

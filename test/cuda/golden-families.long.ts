@@ -16,10 +16,7 @@ const work = workFolder();
 afterAll(work.remove);
 const output = (model: string, what: string) => work.at(`${model.replace("/", "-")}-${what}`);
 
-/** Attention on CUDA has no windows. */
-const windowed = ["families/mistral", "families/phi3"];
-
-describe.each(familyModels.filter((model) => !windowed.includes(model)))("%s", (model) => {
+describe.each(familyModels)("%s", (model) => {
   test("logprobs and entropies; in bfloat16 close to float32", async () => {
     const [exact, close] = [output(model, "float32.jsonl"), output(model, "bfloat16.jsonl")];
     await Promise.all([
@@ -29,7 +26,10 @@ describe.each(familyModels.filter((model) => !windowed.includes(model)))("%s", (
     const apart = scoresApart(model, exact);
     expect(apart.logprob).toBeLessThanOrEqual(2e-5);
     expect(apart.entropy).toBeLessThanOrEqual(1e-4);
-    expect(overBfloat16Line(scoresApart(model, close))).toEqual([]);
+    const rounded = scoresApart(model, close);
+    // Rounding may send a token to the other one of two experts that are about as probable.
+    const rerouted = model.includes("moe") ? Math.ceil(rounded.tokens / 100) : 0;
+    expect(overBfloat16Line({ ...rounded, beyond: Math.max(0, rounded.beyond - rerouted) })).toEqual([]);
   });
 
   test("losses, gradient norms, metrics, weights", async () => {

@@ -230,9 +230,9 @@ const four = (value: number) => Number(value.toPrecision(4));
 
 /** Sources whose kernels are tensor-core loops: their instructions are counted in machine code. */
 const loopSources: Readonly<Partial<Record<Counted, readonly [KernelDefinition, variant: Defines]>>> = {
-  attentionForward: [attentionKernels.forward, { HEAD_DIM: shape.headDim, O_TYPE: "bf16" }],
+  attentionForward: [attentionKernels.forward, { HEAD_DIM: shape.headDim, O_TYPE: "bf16", WINDOWED: 0 }],
   attention_forward_warpgroup: [attentionWarpgroupKernels.forward, { HEAD_DIM: shape.headDim }],
-  attentionBackward: [attentionBackwardKernels.keys, { HEAD_DIM: shape.headDim, DQKV_TYPE: "bf16" }],
+  attentionBackward: [attentionBackwardKernels.keys, { HEAD_DIM: shape.headDim, DQKV_TYPE: "bf16", WINDOWED: 0 }],
 };
 
 /** @param loops machine code of the op's kernels; null: only the executed PTX */

@@ -5,12 +5,13 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openCublas } from "../../ffi/bindings/cublas.ts";
 import { openDriver } from "../../ffi/bindings/cuda.ts";
+import { openNccl } from "../../ffi/bindings/nccl.ts";
 import { MissingLibraryError } from "../../ffi/bindings/nvidia-libraries.ts";
 import { openNvrtc } from "../../ffi/bindings/nvrtc.ts";
 import { models, scoreFlags, scoresApart } from "../e2e/golden.ts";
 import { argvOf, grpo, workFolder } from "../e2e/runs.ts";
 import { buildEmulator } from "../emulator/build.ts";
-import { fetchedCublas, fetchedNvrtc, newestVersion, openPinned } from "./gates/fetch-nvrtc.ts";
+import { fetchedCublas, fetchedNccl, fetchedNvrtc, newestVersion, openPinned } from "./gates/fetch-nvrtc.ts";
 
 // The CPU's kernels may have to be compiled first.
 setDefaultTimeout(180_000);
@@ -67,5 +68,14 @@ describe.skipIf(!fetchedNvrtc())("NVIDIA's NVRTC (skipped unless test/cuda/gates
 describe.skipIf(!fetchedCublas())("NVIDIA's cuBLAS (skipped unless fetch-nvrtc.ts --cublas has run)", () => {
   test("loads with every symbol", () => {
     expect(openCublas({ folder: fetchedCublas()! }).version).toMatch(/^13\./);
+  });
+});
+
+describe.skipIf(!fetchedNccl())("NVIDIA's NCCL (skipped unless fetch-nvrtc.ts --nccl has run)", () => {
+  test("loads with every symbol, and names a group without a GPU", () => {
+    const { version, createId } = openNccl({ folder: fetchedNccl()! });
+    expect(version).toMatch(/^2\.\d+\.\d+$/);
+    expect(createId()).toHaveLength(128);
+    expect(createId()).not.toEqual(createId());
   });
 });

@@ -354,7 +354,10 @@ test("the reference moves by a fraction alpha of the distance, rounded once in b
     for (let i = 0; i < 3; i++) await step(session);
     const masters = downloadTensors(
       device,
-      session.policy.optimizer.parameters.map((each) => ({ name: each.weight.name, weight: mastersOf(each) })),
+      session.policy.optimizer.parts.map((each) => ({
+        name: each.name,
+        weight: mastersOf({ ...each, master: each.master! }),
+      })),
     );
     const alpha = 0.25;
     await mixReference(session.reference!, session.policy.optimizer, 0);

@@ -40,9 +40,20 @@ export interface ExpectedCase {
 
 export const models = ["llama-tied", "qwen2-bias", "qwen3-qknorm"];
 /** One model of each further family, or of what differs within one, with the case "grpo" alone (make_families.py). */
-export const familyModels = ["llama3", "qwen2-yarn", "smollm3", "olmo2", "mistral", "phi3"].map(
-  (name) => `families/${name}`,
-);
+export const familyModels = [
+  ...[
+    "llama3",
+    "qwen2-yarn",
+    "smollm3",
+    "olmo2",
+    "mistral",
+    "phi3",
+    "gemma3",
+    "gemma3-untied",
+    "qwen3-moe",
+    "qwen3-moe-tied",
+  ],
+].map((name) => `families/${name}`);
 export const folderOf = (model: string) => join(import.meta.dir, "../golden", model);
 export const expectedOf = (model: string): Expected =>
   JSON.parse(readFileSync(join(folderOf(model), "expected.json"), "utf8")) as Expected;

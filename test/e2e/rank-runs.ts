@@ -2,7 +2,18 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { bytesOf } from "./recorded-bytes.ts";
-import { argvOf, type Finished, type Flags, grpo, type Running, start, tinyTraining, until } from "./runs.ts";
+import {
+  argvOf,
+  type Finished,
+  type Flags,
+  fingerprint,
+  fingerprints,
+  grpo,
+  type Running,
+  start,
+  tinyTraining,
+  until,
+} from "./runs.ts";
 
 /** Six groups of four completions a step: one to six ranks have something to do. One thread each, as cores are few. */
 export const rankTraining: Flags = { ...tinyTraining, per_device_train_batch_size: 24, threads: 1, max_steps: 4 };
@@ -21,7 +32,15 @@ export async function onRanks(ranks: number, folder: string, flags: Flags, comma
 }
 
 /** Learned weights, metrics and completions of a run, as hashes. */
-export const ranksBytes = bytesOf;
+export function ranksBytes(folder: string) {
+  const adapters = join(folder, "adapter_model.safetensors");
+  return { ...bytesOf(folder), ...(existsSync(adapters) && { adapters: fingerprint(adapters) }) };
+}
+
+/** Every file of a checkpoint but the trainer's state, whose settings may differ, as hashes. */
+export function checkpointBytes(folder: string): Record<string, string> {
+  return Object.fromEntries(Object.entries(fingerprints(folder)).filter(([name]) => name !== "trainer_state.json"));
+}
 
 /** One rank of a run that torchrun would have started. */
 export function startRank(rank: number, size: number, port: number, argv: readonly string[], env = {}): Running {
@@ -53,6 +72,16 @@ export function freePort(): number {
 export function childrenOf(pid: number): number[] {
   const path = `/proc/${pid}/task/${pid}/children`;
   return existsSync(path) ? readFileSync(path, "utf8").split(" ").filter(Boolean).map(Number) : [];
+}
+
+/** Anonymous memory of a process; 0 once it has ended. */
+export function anonymousBytesOf(pid: number): number {
+  const path = `/proc/${pid}/status`;
+  try {
+    return Number(/RssAnon:\s+(\d+) kB/.exec(readFileSync(path, "utf8"))?.[1] ?? 0) * 1024;
+  } catch {
+    return 0;
+  }
 }
 
 /** Waits until a run has made a step. */

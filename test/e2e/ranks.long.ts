@@ -5,9 +5,11 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { writeRewardModel } from "../fixtures/scalar-model.ts";
+import { writeRewardModel, writeTinyModel } from "../fixtures/scalar-model.ts";
 import {
   allFinished,
+  anonymousBytesOf,
+  checkpointBytes,
   childrenOf,
   freePort,
   leftIn,
@@ -96,6 +98,87 @@ describe("the same bytes with 1, 2 and 3 ranks", () => {
     await onRanks(1, one, { ...flags, gradient_accumulation_steps: 3 });
     await onRanks(3, three, { ...flags, per_device_train_batch_size: 24 });
     expect(ranksBytes(three)).toEqual(ranksBytes(one));
+  });
+});
+
+test("the plan of each rank is what it takes, and less with its share of the optimizer", async () => {
+  const model = await writeTinyModel(work.at("large"), {
+    ...{ head: "lm", tokenizer: bundledModel, vocabSize: 432, context: 512 },
+    config: {
+      ...{ hidden_size: 768, intermediate_size: 2048, num_hidden_layers: 10, num_attention_heads: 12 },
+      ...{ num_key_value_heads: 4, head_dim: 64 },
+    },
+  });
+  const flags = { ...rankTraining, model, beta: 0, save_steps: 2, max_steps: 2, per_device_train_batch_size: 4 };
+  const held = async (shard_optimizer: boolean) => {
+    const argv = argvOf({ ...flags, ranks: 4, shard_optimizer });
+    const plan = await grpo(["plan", ...argv], { seconds: 120 });
+    expect(plan.code).toBe(0);
+    const planned = [...plan.out.matchAll(/^peak of rank \d+ +([\d.]+)$/gm)].map(([, text]) => Number(text) * 2 ** 20);
+    expect(planned).toHaveLength(4);
+    const folder = work.at(`memory ${shard_optimizer}`);
+    const run = start(["train", ...argv, "--output_dir", folder], { seconds: 240 });
+    const used = [0, 0, 0, 0];
+    const look = setInterval(() => {
+      for (const [r, pid] of childrenOf(run.process.pid).entries()) used[r] = Math.max(used[r]!, anonymousBytesOf(pid));
+    }, 20);
+    const { code, err } = await run.finished;
+    clearInterval(look);
+    expect({ code, err }).toEqual({ code: 0, err: "" });
+    for (const [r, bytes] of used.entries()) expect(Math.abs(bytes / planned[r]! - 1)).toBeLessThan(0.05);
+    return { planned, checkpoint: checkpointBytes(join(folder, "checkpoint-2")) };
+  };
+  const [whole, divided] = [await held(false), await held(true)];
+  expect(divided.checkpoint).toEqual(whole.checkpoint);
+  for (const [r, bytes] of divided.planned.entries()) expect(bytes).toBeLessThan(0.8 * whole.planned[r]!);
+});
+
+describe("masters and moments on every rank or divided: the same bytes, and the same checkpoint", () => {
+  const cases: Readonly<Record<string, Flags>> = {
+    float32: {},
+    adapters: { use_peft: true, learning_rate: 1e-2 },
+    "bfloat16 and a moving reference": {
+      ...{ dtype: "bfloat16", beta: 0.1, sync_ref_model: true, ref_model_sync_steps: 1, ref_model_mixup_alpha: 0.5 },
+    },
+    "a critic in bfloat16": { advantage_estimator: "gae", dtype: "bfloat16" },
+  };
+  // Whole groups for each of 1 to 4 ranks.
+  const whole: Flags = { per_device_train_batch_size: 48 };
+  test.each(Object.entries(cases))("%s", async (name, flags) => {
+    const of = async (ranks: number, more: Flags) => {
+      const folder = work.at(
+        Object.values({
+          name,
+          ranks,
+          shard: more.shard_optimizer,
+          from: more.resume_from_checkpoint ? "resumed" : "",
+        }).join(" "),
+      );
+      await onRanks(ranks, folder, { ...rankTraining, ...whole, ...flags, save_steps: 2, ...more });
+      return { folder, bytes: ranksBytes(folder), checkpoint: checkpointBytes(join(folder, "checkpoint-4")) };
+    };
+    const one = await of(1, {});
+    const folders = new Map<string, string>();
+    for (const [ranks, shard_optimizer] of [
+      [2, false],
+      [2, true],
+      [4, false],
+      [4, true],
+    ] as const) {
+      const { folder, bytes, checkpoint } = await of(ranks, { shard_optimizer });
+      expect(bytes).toEqual(one.bytes);
+      expect(checkpoint).toEqual(one.checkpoint);
+      folders.set(`${ranks} ${shard_optimizer}`, folder);
+    }
+    for (const [saved, ranks, shard_optimizer] of [
+      ["4 true", 3, true],
+      ["4 true", 1, false],
+      ["2 false", 4, true],
+    ] as const) {
+      const from = join(folders.get(saved)!, "checkpoint-2");
+      const resumed = await of(ranks, { shard_optimizer, resume_from_checkpoint: from });
+      expect(resumed.checkpoint).toEqual(one.checkpoint);
+    }
   });
 });
 

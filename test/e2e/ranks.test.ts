@@ -2,7 +2,7 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { childrenOf, onRanks, ranksBytes, rankTraining, untilStep } from "./rank-runs.ts";
-import { argvOf, problems, start, workFolder } from "./runs.ts";
+import { argvOf, metricsOf, problems, start, workFolder } from "./runs.ts";
 
 setDefaultTimeout(60_000);
 const work = workFolder();
@@ -20,6 +20,12 @@ describe("the same bytes", () => {
     ]);
     await onRanks(3, resumed, { ...evaluated, resume_from_checkpoint: join(resumed, "checkpoint-2") });
     expect(ranksBytes(resumed)).toEqual(ranksBytes(whole));
+    const waits = (folder: string) =>
+      metricsOf(folder)
+        .filter(({ loss }) => loss !== undefined)
+        .map((record) => record["time/wait"] as number);
+    expect(waits(whole)).toEqual([0, 0, 0, 0]);
+    for (const seconds of waits(resumed)) expect(seconds).toBeGreaterThan(0);
   });
 });
 

@@ -4,8 +4,8 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { bindLibrary } from "../../ffi/bindings/bind.ts";
 import { nativeBlock } from "../../ffi/bindings/native.ts";
-import { bindLibrary } from "../../ffi/bindings/nvidia-libraries.ts";
 import { type Compiler, compile, findCompiler, inBuildFolder, runAll } from "../../ffi/compiler.ts";
 import { assetPath } from "../../src/assets.ts";
 import { cacheFolder } from "../../src/cache.ts";
@@ -78,6 +78,7 @@ function libraries(): Library[] {
       units: [product, together(["cublas/check.cpp", "cublas/cublaslt.cpp"])],
       needsDriver: true,
     },
+    { name: "libnccl.so.2", units: [together(sourcesIn("nccl"))], needsDriver: true },
     { name: "libnvrtc.so.13", units: [together(sourcesIn("nvrtc"))] },
     ...["libcuda.so.1", "libcublas.so.13", "libcublasLt.so.13", "libnvrtc.so.13"].map((name) => ({
       name: `null/${name}`,
@@ -87,9 +88,9 @@ function libraries(): Library[] {
 }
 
 export interface EmulatorBuild {
-  /** Holds libcuda.so.1, libcublas.so.13, libcublasLt.so.13, libnvrtc.so.13 and recordings/. */
+  /** Holds libcuda.so.1, libcublas.so.13, libcublasLt.so.13, libnccl.so.2, libnvrtc.so.13 and recordings/. */
   readonly folder: string;
-  /** The same names, doing nothing: for measuring the host's share of the time. */
+  /** The same names but NCCL's, doing nothing: for measuring the host's share of the time. */
   readonly nullFolder: string;
   /** Seconds of compilation; 0 if the libraries were in the cache. */
   readonly seconds: number;
@@ -107,7 +108,7 @@ export async function buildEmulator(onBuild?: () => void): Promise<EmulatorBuild
   const wanted = libraries();
   const names = wanted.map(({ name }) => soname(name));
   const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify([compiler, common, wanted, names, process.arch]));
-  for (const name of ["engine.h", ...["driver", "ptx", "runtime", "cublas", "nvrtc", "null"].flatMap(allIn)])
+  for (const name of ["engine.h", ...["driver", "ptx", "runtime", "cublas", "nccl", "nvrtc", "null"].flatMap(allIn)])
     hash.update(`${name}\0`).update(readFileSync(join(root, name)));
   const folder = join(cacheFolder(), `emulator-${hash.digest("hex").slice(0, 16)}`);
   const start = performance.now();

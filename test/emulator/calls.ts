@@ -3,12 +3,12 @@
  * create objects. Kernels are given as PTX, so no compiler is needed.
  */
 import { join } from "node:path";
+import { bindLibrary } from "../../ffi/bindings/bind.ts";
 import type { Call } from "../../ffi/bindings/calls.ts";
 import { cublasLtSignatures, cublasSignatures } from "../../ffi/bindings/cublas.ts";
 import { driverSignatures } from "../../ffi/bindings/cuda.ts";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { type NativeBlock, nativeBlock, textAt } from "../../ffi/bindings/native.ts";
-import { bindLibrary } from "../../ffi/bindings/nvidia-libraries.ts";
 import { type EmulatorControl, openControl } from "./control.ts";
 
 /** Calls that the product does not use. */

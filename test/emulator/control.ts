@@ -3,8 +3,8 @@
  * counters, live objects, calls. It uses the library that the device under test has loaded.
  */
 import { join } from "node:path";
+import { bindLibrary } from "../../ffi/bindings/bind.ts";
 import { textAt } from "../../ffi/bindings/native.ts";
-import { bindLibrary } from "../../ffi/bindings/nvidia-libraries.ts";
 
 const signatures = {
   emulator_set_order: "order:i32 seed:u64",

@@ -2,9 +2,9 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { bindLibrary } from "../../ffi/bindings/bind.ts";
 import { driverSignatures } from "../../ffi/bindings/cuda.ts";
 import { nativeBlock } from "../../ffi/bindings/native.ts";
-import { bindLibrary } from "../../ffi/bindings/nvidia-libraries.ts";
 import { openNvrtc } from "../../ffi/bindings/nvrtc.ts";
 import { buildEmulator } from "./build.ts";
 

@@ -39,6 +39,7 @@ from transformers import (
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
+from transformers.models.mixtral import modeling_mixtral
 from trl import GRPOConfig, GRPOTrainer
 
 warnings.filterwarnings("ignore")
@@ -128,10 +129,11 @@ def phi3():
     return Phi3ForCausalLM(config)
 
 
-def gemma3():
+def gemma3(**own):
     fields = {**BASE, "num_hidden_layers": 3}
     config = Gemma3TextConfig(
         **fields,
+        **own,
         head_dim=16,
         query_pre_attn_scalar=24,
         sliding_window=6,
@@ -160,6 +162,30 @@ def qwen3_moe():
     return Qwen3MoeForCausalLM(config)
 
 
+def gemma3_untied():
+    return gemma3(tie_word_embeddings=False, attention_bias=True)
+
+
+def qwen3_moe_tied():
+    fields = {**BASE, "num_hidden_layers": 4}
+    config = Qwen3MoeConfig(
+        **fields,
+        head_dim=8,
+        moe_intermediate_size=24,
+        num_experts=8,
+        num_experts_per_tok=3,
+        norm_topk_prob=False,
+        decoder_sparse_step=2,
+        router_aux_loss_coef=0.05,
+        tie_word_embeddings=True,
+        rope_parameters=rope(1e4),
+    )
+    return Qwen3MoeForCausalLM(config)
+
+
+# Weights of the loss of an unbalanced load, 0 by default.
+ROUTER_AUX_LOSS = {"qwen3-moe-tied": 0.05}
+
 MODELS = {
     "llama3": llama3,
     "qwen2-yarn": qwen2_yarn,
@@ -169,7 +195,27 @@ MODELS = {
     "phi3": phi3,
     "gemma3": gemma3,
     "qwen3-moe": qwen3_moe,
+    "gemma3-untied": gemma3_untied,
+    "qwen3-moe-tied": qwen3_moe_tied,
 }
+
+
+def without_last_tokens(load_balancing_loss):
+    """Of rows padded on both sides, leaves the last token out, after which nothing is predicted: no trainer computes it."""
+
+    def loss(gate_logits, num_experts=None, top_k=2, attention_mask=None):
+        mask = attention_mask.clone()
+        for row in mask:
+            row[row.nonzero().max()] = 0
+        return load_balancing_loss(gate_logits, num_experts, top_k, mask)
+
+    return loss
+
+
+# TRL takes it from there for every mixture.
+modeling_mixtral.load_balancing_loss_func = without_last_tokens(
+    modeling_mixtral.load_balancing_loss_func
+)
 
 
 def randomize(model):
@@ -225,7 +271,7 @@ def padded(rows, key, left):
     return ids, mask
 
 
-def open_trainer(model, folder, tokenizer):
+def open_trainer(model, folder, tokenizer, router_aux_loss):
     model.config._name_or_path = str(folder)
     arguments = GRPOConfig(
         output_dir=tempfile.mkdtemp(),
@@ -238,6 +284,7 @@ def open_trainer(model, folder, tokenizer):
         save_strategy="no",
         gradient_checkpointing=False,
         disable_tqdm=True,
+        router_aux_loss_coef=router_aux_loss,
         **LOSS,
     )
     trainer = GRPOTrainer(
@@ -281,7 +328,8 @@ def make(index, name, folder, tokenizer):
     rows = make_rollouts(model.config.vocab_size, generator)
     prompt_ids, prompt_mask = padded(rows, "prompt_ids", left=True)
     completion_ids, completion_mask = padded(rows, "completion_ids", left=False)
-    trainer = open_trainer(model, folder, tokenizer)
+    router_aux_loss = ROUTER_AUX_LOSS.get(name, 0.0)
+    trainer = open_trainer(model, folder, tokenizer, router_aux_loss)
     with torch.no_grad():
         logprobs, entropies, _ = trainer._get_per_token_logps_and_entropies(
             trainer.model,
@@ -349,7 +397,14 @@ def make(index, name, folder, tokenizer):
     weights = dict(trained.named_parameters())
     save_like_checkpoint(trained, weights, folder, "updated-grpo.safetensors")
     case = {
-        "config": LOSS,
+        # TRL has each step's router choose anew.
+        "config": {
+            **LOSS,
+            "router_aux_loss_coef": router_aux_loss,
+            "router_replay": False,
+        }
+        if "moe" in name
+        else LOSS,
         "advantages": advantages.tolist(),
         "loss": losses,
         "grad_norm": norms,

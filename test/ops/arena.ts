@@ -81,7 +81,7 @@ export function deviceArena(device: () => Device, separate: boolean): Arena {
     if (separate) return pieces.filter(({ length }) => length > 0);
     return whole ? [{ ...whole, length: used }] : [];
   }
-  const halves = ({ memory, length }: Piece) => tensor("part of a case", memory.address, "bfloat16", [length / 2]);
+  const wholeOf = ({ memory, length }: Piece) => tensor("part of a case", memory.address, "uint8", [length]);
 
   return {
     bytes,
@@ -97,12 +97,12 @@ export function deviceArena(device: () => Device, separate: boolean): Arena {
     },
     upload(used) {
       for (const part of parts(used))
-        device().upload(halves(part), new Uint16Array(bytes.buffer, part.offset, part.length / 2));
+        device().upload(wholeOf(part), new Uint8Array(bytes.buffer, part.offset, part.length));
     },
     image(initial) {
       const image = Buffer.from(bytes.slice(0, initial.length).buffer);
       for (const part of parts(initial.length)) {
-        const found = device().download(halves(part));
+        const found = device().download(wholeOf(part));
         const [from, to] = [part.offset, part.offset + part.length];
         const now = Buffer.from(found.buffer, found.byteOffset, found.byteLength);
         const before = initial.subarray(from, to);

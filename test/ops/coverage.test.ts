@@ -49,7 +49,6 @@ test("the reasons why some cases run only on a GPU or only on the CPU are true",
   expect([1, 3, 33].map((rows) => defaultDevice.decodeBucket(rows))).toEqual([1, 3, 33]);
   expect([...reasons].sort()).toEqual([
     "cpu: a GPU's masters are float32 (masterDType)",
-    "cpu: attention on CUDA has no windows",
     "cuda: decode steps of the CPU have no padding (decodeBucket)",
     "cuda: the CPU's gradients of activations are float32 (gradientDType)",
   ]);

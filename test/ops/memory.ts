@@ -34,6 +34,7 @@ export function encode(dtype: DType, view: DataView, offset: number, value: numb
   else if (dtype === "float64") view.setFloat64(offset, value, true);
   else if (dtype === "int32") view.setInt32(offset, value, true);
   else if (dtype === "uint32") view.setUint32(offset, value, true);
+  else if (dtype === "uint8") view.setUint8(offset, value);
   else view.setUint16(offset, value, true); // float16 sources are given as bit patterns
 }
 
@@ -43,6 +44,7 @@ export function decode(dtype: DType, view: DataView, offset: number): number {
   if (dtype === "float64") return view.getFloat64(offset, true);
   if (dtype === "int32") return view.getInt32(offset, true);
   if (dtype === "uint32") return view.getUint32(offset, true);
+  if (dtype === "uint8") return view.getUint8(offset);
   return view.getUint16(offset, true);
 }
 
@@ -171,13 +173,16 @@ export function caseMemory(arena: Arena): CaseMemory {
     strayWrite(image) {
       if (!initial) return undefined;
       const seen = Buffer.from(image.buffer.slice(0));
-      const [after, before] = [new Uint16Array(seen.buffer), new Uint16Array(initial.buffer)];
+      const views = (bytes: Uint8Array) => [new Uint8Array(bytes.buffer), new Uint16Array(bytes.buffer)] as const;
+      const [after, before] = [views(seen), views(initial)];
       for (const slot of slots) {
         if (!slot.output) continue;
-        const halves = bytesPerElement(slot.dtype) / 2;
+        const size = bytesPerElement(slot.dtype);
+        const [unit, words] = size === 1 ? [1, 0] : [2, 1];
+        const [target, source, count] = [after[words]!, before[words]!, size / unit];
         for (const at of slot.places) {
-          const from = slot.offset / 2 + at * halves;
-          for (let i = from; i < from + halves; i++) after[i] = before[i]!;
+          const from = slot.offset / unit + at * count;
+          for (let i = from; i < from + count; i++) target[i] = source[i]!;
         }
       }
       if (seen.equals(initial)) return undefined;

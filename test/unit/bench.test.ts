@@ -82,10 +82,13 @@ describe("every op", () => {
     const single: string[] = byOp
       .filter(([, benches]) => new Set(benches.map(({ dtype }) => dtype)).size === 1)
       .map(([op]) => op);
-    const flat = ["add", "fill", "scale", "sumSquares"];
+    const flat = ["add", "fill", "scale", "sumSquares", "softcapForward", "softcapBackward"];
+    // Routers compute in float32, and so do the CPU's gradients of activations.
+    const experts = ["routeForward", "routeBackward", "balanceForward", "balanceBackward", "dispatch"];
+    const pairs = ["scatterPairs", "combineBackward"];
     expect(single.sort()).toEqual(
       [
-        ...flat,
+        ...[...flat, ...experts, ...pairs],
         "addMasters",
         "biasBackward",
         "embeddingBackward",
@@ -106,7 +109,10 @@ describe("every op", () => {
   });
 
   test("states its cost: always bytes, and arithmetic if there is any", () => {
-    const free = new Set(["fill", "cast", "gatherRows", "scatterRows", "embeddingForward", "kvStore", "nextTokens"]);
+    const free = new Set([
+      ...["fill", "cast", "gatherRows", "scatterRows", "embeddingForward", "kvStore", "nextTokens"],
+      ...["dispatch", "gatherPairs"],
+    ]);
     for (const bench of all) {
       const { flops, bytes } = check(device, bench);
       expect({ name: name(bench), bytes: bytes > 0 }).toEqual({ name: name(bench), bytes: true });
@@ -132,6 +138,9 @@ describe("the check", () => {
     const accumulating: (keyof Ops)[] = [
       "matmulBackwardWeight",
       "biasBackward",
+      "balanceForward",
+      "balanceBackward",
+      "expertsBackwardWeight",
       "embeddingBackward",
       "rmsnormBackward",
       "lmHeadBackward",

@@ -45,7 +45,7 @@ describe("the schema", () => {
   for (const command of commands) {
     test(`${command}: every setting is described, allows its default, and has one spelling each way`, () => {
       for (const [key, setting] of Object.entries(settingsOf(command))) {
-        expect(key).toMatch(/^[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*$/);
+        expect(key).toMatch(/^[a-z][a-z0-9]*(_\d*[a-z][a-z0-9]*)*$/);
         expect(toSnake(toCamel(key))).toBe(key);
         expect((setting.description ?? "").length).toBeGreaterThan(10);
         expect(allowed(setting).length).toBeGreaterThan(3);

@@ -473,8 +473,20 @@ describe("statuses", () => {
 
 describe("description of the GPU", () => {
   const gpu = (name: string, computeCapability: number, multiprocessors: number, megahertz: number): GpuFacts => ({
-    ...{ ordinal: 0, name, totalBytes: 2 ** 34, clockKilohertz: 1000 * megahertz },
+    ...{ ordinal: 0, uuid: "", name, totalBytes: 2 ** 34, clockKilohertz: 1000 * megahertz },
     limits: { computeCapability, multiprocessors, sharedMemory: 0 },
+  });
+
+  test("each rank of a machine takes a GPU of its own where there are several", () => {
+    const four = [0, 1, 2, 3].map((ordinal) => ({ ...gpu("NVIDIA H200", 90, 132, 1980), ordinal }));
+    expect(chooseGpu(four, "cuda").ordinal).toBe(0);
+    expect(chooseGpu(four, "cuda", 3).ordinal).toBe(3);
+    expect(chooseGpu(four, "cuda:1", 3).ordinal).toBe(1);
+    // A launcher that shows each rank its own, or ranks that share one.
+    expect(chooseGpu(four.slice(0, 1), "cuda", 3).ordinal).toBe(0);
+    expect(() => chooseGpu(four, "cuda", 4)).toThrow(
+      /^device cuda: rank 4 of this machine has no GPU: there are cuda:0 NVIDIA H200, .*; start at most one rank for each$/,
+    );
   });
 
   // Dense bfloat16 with float32 sums, as published by NVIDIA, whatever clock the driver reports.

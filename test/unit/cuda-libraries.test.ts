@@ -3,10 +3,10 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { bindLibrary } from "../../ffi/bindings/bind.ts";
 import { openCublas } from "../../ffi/bindings/cublas.ts";
 import { openDriver } from "../../ffi/bindings/cuda.ts";
 import {
-  bindLibrary,
   driverFolders,
   findLibrary,
   libraryFolders,

@@ -30,6 +30,7 @@ const notOurs: Readonly<Record<string, string>> = {
   bash: ".ci/run is what CI runs",
   git: "git's own flags",
   nproc: "of coreutils",
+  mpirun: "of Open MPI and MPICH; test/mpi/ranks.long.ts runs the program under both",
   nohup: "starts the command after it, which the text shows in full elsewhere",
   ssh: "of OpenSSH",
   tensorboard: "of Python; test/e2e/trackers-python.test.ts runs TensorBoard on a run's files where it is installed",

@@ -36,6 +36,7 @@ const sound: Machine = {
     gpus: [],
     cublas: { missing: "libcublas.so.13 or libcublas.so.12: not found; looked in here; install it" },
     nvrtc: { missing: "libnvrtc.so.13 or libnvrtc.so.12: not found; looked in here; install it" },
+    nccl: { missing: "libnccl.so.2: not found; looked in here; install it" },
   },
   folder: { path: "/run", free: 100 * GiB, writable: true },
   bundled: { model: true, problems: true },
@@ -250,6 +251,7 @@ describe("CUDA", () => {
     gpus: [gpu, { ...gpu, name: "Old GPU", computeCapability: "7.5", usable: false }],
     cublas: { version: "13.1.0", path: "/lib/libcublas.so.13" },
     nvrtc: { version: "13.0", path: "/lib/libnvrtc.so.13" },
+    nccl: { version: "2.31.2", path: "/lib/libnccl.so.2" },
   };
 
   test("driver, GPUs and libraries, each with version and path", () => {
@@ -261,6 +263,7 @@ describe("CUDA", () => {
     expect(finding({ cuda }, "cuda:1")).toMatchObject({ status: "note", cure: expect.stringContaining("8.0") });
     expect(finding({ cuda }, "cuBLAS")).toMatchObject({ status: "ok", text: "13.1.0, /lib/libcublas.so.13" });
     expect(finding({ cuda }, "NVRTC")).toMatchObject({ status: "ok", text: "13.0, /lib/libnvrtc.so.13" });
+    expect(finding({ cuda }, "NCCL")).toMatchObject({ status: "ok", text: "2.31.2, /lib/libnccl.so.2" });
     expect(missing({ cuda })).toEqual([]);
   });
 
@@ -272,6 +275,15 @@ describe("CUDA", () => {
     const topics = findings(sound).map(({ topic }) => topic);
     expect(topics).not.toContain("cuBLAS");
     expect(missing({})).toEqual([]);
+  });
+
+  test("NCCL is missed where there are several GPUs", () => {
+    const without = { ...cuda, nccl: sound.cuda.nccl };
+    expect(finding({ cuda: without }, "NCCL")).toEqual({
+      ...{ topic: "NCCL", status: "note", text: "libnccl.so.2: not found", cure: "looked in here; install it" },
+    });
+    const topics = findings({ ...sound, cuda: { ...without, gpus: [gpu] } }).map(({ topic }) => topic);
+    expect(topics).not.toContain("NCCL");
   });
 
   test("a driver without a library, and one without a GPU", () => {

@@ -19,6 +19,7 @@ const completionOf = (place: number, sample: number, reward: number): SampledCom
   logprobs: new Float32Array(3),
   samplingLogprobs: new Float32Array(3),
   mask: null,
+  routes: null,
   finished: true,
 });
 

@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { InputError } from "../../src/errors.ts";
 import { type ModelConfig, withScalarHead } from "../../src/families/config.ts";
 import { parseModelConfig } from "../../src/families/families.ts";
+import { isExperts } from "../../src/families/layer.ts";
 
 const llama = {
   architectures: ["LlamaForCausalLM"],
@@ -16,6 +17,8 @@ const llama = {
 const qwen2 = { ...llama, architectures: ["Qwen2ForCausalLM"], model_type: "qwen2", num_key_value_heads: 2 };
 const qwen3 = { ...llama, architectures: ["Qwen3ForCausalLM"], model_type: "qwen3", num_key_value_heads: 1 };
 const mistral = { ...llama, architectures: ["MistralForCausalLM"], model_type: "mistral", num_key_value_heads: 2 };
+const gemma3 = { ...llama, architectures: ["Gemma3ForCausalLM"], model_type: "gemma3_text", num_hidden_layers: 6 };
+const qwen3Moe = { ...llama, architectures: ["Qwen3MoeForCausalLM"], model_type: "qwen3_moe", num_key_value_heads: 2 };
 const parse = (json: unknown) => parseModelConfig(json, "M/config.json");
 /** With one layer instead of the function that creates it. */
 const described = (config: ModelConfig) => ({ ...config, layer: config.layer(1) });
@@ -26,7 +29,7 @@ const layer = (json: unknown) => {
     ...attention.shape,
     attentionInputBias: attention.qkv.map(({ bias }) => bias !== null),
     attentionOutputBias: attention.o.bias !== null,
-    mlpBias: [...mlp.gateUp, mlp.down].map(({ bias }) => bias !== null),
+    mlpBias: isExperts(mlp) ? [] : [...mlp.gateUp, mlp.down].map(({ bias }) => bias !== null),
     qkNorm: attention.headNorms !== null,
   };
 };
@@ -180,10 +183,66 @@ describe("layers that differ from Llama's", () => {
       ...llama,
       ...{ architectures: ["Phi3ForCausalLM"], model_type: "phi3", num_key_value_heads: 2 },
     }).layer(1);
-    expect([...attention.qkv, ...mlp.gateUp].map(({ weight }) => [weight.name, weight.shape])).toEqual([
+    expect(
+      [...attention.qkv, ...(isExperts(mlp) ? [] : mlp.gateUp)].map(({ weight }) => [weight.name, weight.shape]),
+    ).toEqual([
       ["model.layers.1.self_attn.qkv_proj.weight", [128, 64]],
       ["model.layers.1.mlp.gate_up_proj.weight", [352, 64]],
     ]);
+  });
+
+  test("gemma3: a window in five of six layers, two rotary embeddings in both spellings, norms of 1 + weight", () => {
+    expect(windows(gemma3)).toEqual([4096, 4096, 4096, 4096, 4096, null]);
+    expect(windows({ ...gemma3, sliding_window: 512, sliding_window_pattern: 2 })).toEqual([
+      512,
+      null,
+      512,
+      null,
+      512,
+      null,
+    ]);
+    const old = { rope_theta: 5e5, rope_local_base_freq: 2e4, rope_scaling: { rope_type: "linear", factor: 8 } };
+    const now = {
+      rope_parameters: {
+        full_attention: { rope_type: "linear", factor: 8, rope_theta: 5e5 },
+        sliding_attention: { rope_type: "default", rope_theta: 2e4 },
+      },
+    };
+    for (const spelling of [old, now]) {
+      const { layer } = parse({ ...gemma3, ...spelling });
+      expect(layer(5).attention.rope).toEqual({ theta: 5e5, scaling: { type: "linear", factor: 8 } });
+      expect(layer(0).attention.rope).toEqual({ theta: 2e4, scaling: { type: "default" } });
+    }
+    expect(parse(gemma3).layer(0).attention.rope.theta).toBe(1e4);
+    expect(parse(gemma3).layer(5).attention.rope.theta).toBe(1e6);
+    const { layer, finalNorm, tieWordEmbeddings, embeddingScale, logitCap } = parse(gemma3);
+    expect({ tieWordEmbeddings, embeddingScale, logitCap }).toEqual({
+      ...{ tieWordEmbeddings: true, embeddingScale: 8, logitCap: undefined },
+    });
+    const { inputNorm, attentionNorm, postNorm, mlpNorm, attention } = layer(0);
+    for (const norm of [inputNorm, attentionNorm, postNorm, mlpNorm, finalNorm, attention.headNorms?.q])
+      expect(norm?.offset).toBe(1);
+    expect(postNorm?.name).toBe("model.layers.0.pre_feedforward_layernorm.weight");
+    expect(attention.shape).toMatchObject({ headDim: 256, kvHeads: 4, scale: 1 / 16 });
+    expect(parse({ ...gemma3, final_logit_softcapping: 30 }).logitCap).toBe(30);
+  });
+
+  test("qwen3_moe: experts where the file says so", () => {
+    const kinds = (json: object) => {
+      const { layer, numLayers } = parse({ ...qwen3Moe, num_hidden_layers: 4, ...json });
+      return Array.from({ length: numLayers }, (_, i) => isExperts(layer(i).mlp));
+    };
+    expect(kinds({})).toEqual([true, true, true, true]);
+    expect(kinds({ decoder_sparse_step: 2 })).toEqual([false, true, false, true]);
+    expect(kinds({ mlp_only_layers: [0, 2] })).toEqual([false, true, false, true]);
+    for (const field of ["num_experts", "num_local_experts"]) {
+      const { mlp } = parse({ ...qwen3Moe, [field]: 6, num_experts_per_tok: 3, moe_intermediate_size: 24 }).layer(0);
+      if (!isExperts(mlp)) throw new Error("no experts");
+      expect(mlp).toMatchObject({ perToken: 3, normalized: false, intermediateSize: 24 });
+      expect(mlp.gate.map(({ shape }) => shape)).toEqual(Array.from({ length: 6 }, () => [24, 64]));
+      expect(mlp.down[5]?.name).toBe("model.layers.0.mlp.experts.5.down_proj.weight");
+      expect(mlp.router).toMatchObject({ name: "model.layers.0.mlp.gate.weight", shape: [6, 64] });
+    }
   });
 
   test("olmo2: norms after, and over all heads of q and k", () => {
@@ -269,7 +328,6 @@ test.each([
   ["model_type", { vocab_size: 3 }],
   ["architectures", { ...llama, architectures: ["LlamaForSequenceClassification"] }],
   ["architectures", { ...qwen2, architectures: ["Qwen3ForCausalLM"] }],
-  ["quantization_config", { ...llama, quantization_config: { bits: 4 } }],
   ["use_sliding_window", { ...llama, use_sliding_window: true }],
   ["layer_types.1", { ...qwen2, layer_types: ["full_attention", "sliding_attention"] }],
   ["layer_types.0", { ...llama, layer_types: ["sliding_attention", "full_attention"] }],
@@ -277,6 +335,18 @@ test.each([
   ["layer_types.0", { ...mistral, layer_types: ["full_attention", "sliding_attention"] }],
   ["sliding_window", { ...mistral, sliding_window: 0 }],
   ["num_experts", { ...qwen3, num_experts: 8 }],
+  ["num_experts_per_tok", { ...qwen3Moe, num_experts: 4, num_experts_per_tok: 5 }],
+  ["num_experts_per_tok", { ...qwen3Moe, num_experts_per_tok: 0 }],
+  ["num_experts", { ...qwen3Moe, num_experts: -1 }],
+  ["mlp_only_layers", { ...qwen3Moe, mlp_only_layers: [-1] }],
+  ["decoder_sparse_step", { ...qwen3Moe, decoder_sparse_step: 0 }],
+  ["attn_logit_softcapping", { ...gemma3, attn_logit_softcapping: 50 }],
+  ["use_bidirectional_attention", { ...gemma3, use_bidirectional_attention: true }],
+  ["final_logit_softcapping", { ...gemma3, final_logit_softcapping: -1 }],
+  ["query_pre_attn_scalar", { ...gemma3, query_pre_attn_scalar: "256" }],
+  ["sliding_window_pattern", { ...gemma3, sliding_window_pattern: 0 }],
+  ["rope_parameters.sliding_attention", { ...gemma3, rope_parameters: { full_attention: { rope_theta: 1e6 } } }],
+  ["hidden_activation", { ...gemma3, hidden_activation: "silu2" }],
   ["hidden_act", { ...llama, hidden_act: "gelu" }],
   ["hidden_act", { ...llama, hidden_act: "toString" }],
   ["num_key_value_heads", { ...llama, num_key_value_heads: 3 }],

@@ -38,12 +38,12 @@ const above: Readonly<Record<string, readonly string[]>> = {
   "src/device": ["ffi/bindings", "src/tensor"],
   "src/families": ["src/device"],
   "src/ranks": ["ffi/bindings", "src/tensor", "src/device"],
-  "src/checkpoint": ["ffi/bindings", "src/families", "src/hub"],
+  "src/checkpoint": ["ffi/bindings", "src/tensor", "src/families", "src/hub"],
   "src/optim": ["src/tensor", "src/device"],
   "src/model": ["src/tensor", "src/families", "src/device"],
   "src/rollout": ["src/tensor", "src/families", "src/tokenizer", "src/device", "src/model"],
   "src/session": words("ranks tensor families tokenizer checkpoint device optim model rollout"),
-  "src/run": words("ranks tensor families tokenizer metrics data checkpoint device rollout session"),
+  "src/run": words("ranks tensor families tokenizer metrics data checkpoint device optim rollout session"),
   "src/dashboard": words("checkpoint run"),
   "src/eval": words("ranks tokenizer metrics rewards device rollout run"),
   "src/sft": words("ranks tokenizer metrics data optim model session run"),
@@ -51,12 +51,14 @@ const above: Readonly<Record<string, readonly string[]>> = {
     "ranks tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run",
   ),
   "src/api": words(
-    "ranks optim tokenizer metrics rewards hub data checkpoint model rollout session run dashboard eval sft grpo",
+    "ranks tensor optim tokenizer metrics rewards hub data checkpoint model rollout session run dashboard eval sft grpo",
   ),
   "src/index.ts": words("tokenizer rewards data grpo api"),
   bench: [
     "ffi/bindings",
-    ...words("tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run api"),
+    ...words(
+      "ranks tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run api",
+    ),
   ],
   check: ["ffi/bindings", ...words("tensor device"), "bench"],
   "src/cli": [

@@ -5,6 +5,7 @@ import {
   type MicroBatch,
   maxMicroBatchTokens,
   type PackedGroup,
+  routesByCompletion,
 } from "../../src/model/micro-batches.ts";
 
 const group = (promptIds: number[], ...completions: number[][]): PackedGroup => ({
@@ -25,6 +26,43 @@ test("an example, number by number", () => {
     entryTargets: Int32Array.of(10, 11, 12, 20, 30, 31, 40, 41),
     completions: Int32Array.of(0, 1, 2, 3),
     entryStarts: Int32Array.of(0, 3, 4, 6, 8),
+    rowWeights: Float32Array.of(3, 3, 3, 1, 1, 1, 1, 1),
+    routes: null,
+  });
+});
+
+describe("routes", () => {
+  const shape = { layers: 2, experts: 7, perToken: 2 };
+  const of = (salt: number, tokens: number) =>
+    Uint16Array.from({ length: tokens * 4 }, (_, i) => (salt * 5 + i * 3 + (i % 4)) % shape.experts);
+  const routed = (salt: number, prompt: number[], ...completions: number[][]): PackedGroup => ({
+    promptIds: Int32Array.from(prompt),
+    completions: completions.map((ids, i) => ({
+      completionIds: Int32Array.from(ids),
+      routes: { shape, prompt: of(salt, prompt.length), completion: of(salt + i + 1, ids.length - 1) },
+    })),
+  });
+  const groups = [routed(1, [1, 2, 3], [10, 11, 12], [20], [30, 31]), routed(6, [4], [40, 41], [50], [60, 61, 62])];
+
+  test("lie layer by layer, and are found again by completion however a step is cut", () => {
+    const [batch] = cutMicroBatches(groups, 100);
+    const T = batch!.tokens.length;
+    expect(batch!.routes).toHaveLength(2 * T * 2);
+    // The first completion's second token, in layer 1.
+    expect([...batch!.routes!.subarray((T + 4) * 2, (T + 4) * 2 + 2)]).toEqual([...of(2, 2).subarray(6, 8)]);
+    for (const budget of [100, 9, 4]) {
+      const found: unknown[] = [];
+      for (const cut of cutMicroBatches(groups, budget))
+        for (const [i, routes] of routesByCompletion(cut, cut.routes!, shape).entries())
+          found[cut.completions[i]!] = routes;
+      expect(found).toEqual(groups.flatMap(({ completions }) => completions.map(({ routes }) => routes)));
+    }
+  });
+
+  test("of some completions alone are an error", () => {
+    const [first] = groups;
+    const bare = { ...first!, completions: [...first!.completions, { completionIds: Int32Array.of(7) }] };
+    expect(() => cutMicroBatches([bare], 100)).toThrow("some completions have routes and some have none");
   });
 });
 

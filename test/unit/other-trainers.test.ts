@@ -371,9 +371,9 @@ describe("refused, with the number converted", () => {
   test("with the reason if there is no replacement", () => {
     const reasons: readonly (readonly [argv: string, part: string])[] = [
       ["--use_dora", "adapters are plain LoRA"],
-      ["--load_in_4bit=True", "weights are float32 or bfloat16: leave it out"],
+      ["--load_in_8bit=True", "weights are float32 or bfloat16: leave it out"],
       ["--log_completions_hub_repo=a/b", "nothing but the model is uploaded (push_to_hub): leave it out"],
-      ["--optim=adamw_8bit", "the optimizer is AdamW with float32 moments"],
+      ["--optim=paged_adamw_8bit", "use adamw_8bit"],
       ["--fp16", "float16 is not supported in training"],
       ["actor_rollout_ref.rollout.multi_turn.enable=True", "an answer is one turn"],
       [

@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { firstHost, placementOf } from "../../src/ranks/environment.ts";
 import { own, shareOf } from "../../src/ranks/ranks.ts";
 import { copiesNeeded, subtreesOf, sumTree } from "../../src/ranks/tree.ts";
+import { joined, placed, roundsOf, unitsByRank, unitsOf } from "../../src/ranks/units.ts";
 import { cutShards } from "../../src/session/gradient-shards.ts";
 
 describe("placementOf", () => {
@@ -115,6 +116,47 @@ describe("the tree of shards", () => {
     ]);
     expect([1, 2, 4, 8].map((to) => copiesNeeded({ from: 0, to }))).toEqual([0, 1, 2, 3]);
     expect(copiesNeeded({ from: 2, to: 2 })).toBe(0);
+  });
+});
+
+describe("which rank has which elements", () => {
+  const parameters = [
+    { name: "embedding", elements: 100_000 },
+    { name: "norm", elements: 100 },
+    { name: "matrix", elements: 70_000 },
+    { name: "head", elements: 1 },
+  ];
+  const units = unitsOf(parameters);
+
+  test("units cover all elements, the same for any number of ranks, and ranks have neighbours of about equal size", () => {
+    for (const { name, elements } of parameters) {
+      const own = joined(units.filter((unit) => unit.name === name));
+      expect(own).toEqual([{ name, from: 0, count: elements }]);
+    }
+    for (const size of [1, 2, 3, 4, 8, 20]) {
+      const owned = unitsByRank(units, size);
+      expect(owned.flat()).toEqual(units);
+      const counts = owned.map((own) => own.reduce((sum, { count }) => sum + count, 0));
+      for (const count of counts) expect(Math.abs(count - 170_101 / size)).toBeLessThanOrEqual(2 ** 14);
+    }
+  });
+
+  test("units grow with the model", () => {
+    const large = unitsOf([{ name: "embedding", elements: 2 ** 30 }]);
+    expect(large).toHaveLength(4096);
+    expect(large[1]).toEqual({ name: "embedding", from: 2 ** 18, count: 2 ** 18 });
+  });
+
+  test.each([32, 4096, 50_016, 2 ** 20])("exchanges of %d elements have all, in order, and room for them", (most) => {
+    const rounds = roundsOf(units, most);
+    expect(joined(rounds.flat())).toEqual(joined(units));
+    for (const round of rounds) {
+      expect(round.reduce((sum, { count }) => sum + placed(count), 0)).toBeLessThanOrEqual(most);
+      for (const { count } of round) expect(count).toBeGreaterThan(0);
+    }
+    const least = Math.ceil(170_101 / most);
+    expect(rounds.length).toBeGreaterThanOrEqual(least);
+    expect(rounds.length).toBeLessThanOrEqual(least + parameters.length);
   });
 });
 

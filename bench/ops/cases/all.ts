@@ -3,6 +3,7 @@ import type { OpCase, OpTable } from "../case.ts";
 import { attentionOps } from "./attention.ts";
 import { cacheOps } from "./cache.ts";
 import { embeddingOps } from "./embedding.ts";
+import { expertOps } from "./experts.ts";
 import { flatOps } from "./flat.ts";
 import { gluOps } from "./glu.ts";
 import { headOps } from "./head.ts";
@@ -25,6 +26,7 @@ export const opTable: OpTable = {
   ...sampleOps,
   ...rmsnormOps,
   ...embeddingOps,
+  ...expertOps,
   ...ropeOps,
   ...gluOps,
   ...rowOps,
@@ -39,6 +41,7 @@ export const tables: Readonly<Record<string, readonly OpCase[]>> = {
   attention: casesOf(attentionOps),
   cache: casesOf(cacheOps),
   embedding: casesOf(embeddingOps),
+  experts: casesOf(expertOps),
   flat: casesOf(flatOps),
   glu: casesOf(gluOps),
   head: casesOf(headOps),

@@ -15,7 +15,6 @@ import {
   shortOf,
   timed,
   type Use,
-  windowed,
 } from "../case.ts";
 import { bytesOf, type Cost, optional } from "../cost.ts";
 import { dot } from "../reference.ts";
@@ -309,8 +308,8 @@ export const attentionOps: OpTable<"attentionForward" | "attentionBackward"> = {
         forward({ H: 2, Hkv: 1, Dh, x: "bf16", groups: "1+1 0+300,0", lse: false }),
       ]),
       alone({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: "5+3,7,1 63+65,2 64+64 130+5" }),
-      ...windows.map((w) => windowed(forward({ ...w, x: "f32" }))),
-      ...windows.slice(0, 3).map((w) => windowed(forward({ ...w, x: "bf16" }))),
+      ...windows.map((w) => forward({ ...w, x: "f32" })),
+      ...windows.slice(0, 3).map((w) => forward({ ...w, x: "bf16" })),
     ],
     real: (s) => real(s, forward),
   },
@@ -330,8 +329,9 @@ export const attentionOps: OpTable<"attentionForward" | "attentionBackward"> = {
       backward({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: "13+5,0,2", gap: 7 }),
       backward({ H: 2, Hkv: 1, Dh: 16, x: "f32", groups: "20+1,2,3,4,5,6,7,8,9" }),
       backward({ H: 2, Hkv: 1, Dh: 16, x: "f32", groups: many }),
-      ...windows.slice(0, 2).map((w) => windowed(backward({ ...w, x: "f32" }))),
-      ...windows.slice(0, 2).map((w) => windowed(backward({ ...w, x: "bf16" }))),
+      ...windows.slice(0, 2).map((w) => backward({ ...w, x: "f32" })),
+      ...windows.slice(0, 2).map((w) => backward({ ...w, x: "bf16" })),
+      bfloat16Gradients(backward({ ...windows[0]!, x: "bf16", grad: "bf16" })),
       bfloat16Gradients(backward({ H: 2, Hkv: 1, Dh: 16, x: "bf16", grad: "bf16", groups: many })),
     ],
     real: (s) => real(s, (settings, dtype) => backward({ ...settings, grad: shortOf(gradientType(s, dtype)) }, true)),

@@ -16,7 +16,6 @@ import {
   type SuiteRun,
   shortOf,
   timed,
-  windowed,
 } from "../case.ts";
 import { bytesOf, memory, rowsOf } from "../cost.ts";
 import { attention, decodedAttention, type Segment, widthOf } from "../reference-attention.ts";
@@ -500,9 +499,9 @@ export const cacheOps: OpTable<"kvStore" | "attentionDecode"> = {
       decoded({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: around }),
       decoded({ H: 4, Hkv: 1, Dh: 16, x: "bf16", groups: around }),
       decoded({ H: 4, Hkv: 2, Dh: 24, x: "f32", groups: "13+130,1", gap: 5 }),
-      ...windows.slice(0, 2).map((w) => windowed(decoded({ ...w, x: "f32" }))),
-      ...windows.slice(0, 2).map((w) => windowed(decoded({ ...w, x: "bf16" }))),
-      windowed(decoded({ H: 9, Hkv: 1, Dh: 16, x: "bf16", groups: "290+3,1", last: 4, window: 90 })),
+      ...windows.slice(0, 2).map((w) => decoded({ ...w, x: "f32" })),
+      ...windows.slice(0, 2).map((w) => decoded({ ...w, x: "bf16" })),
+      decoded({ H: 9, Hkv: 1, Dh: 16, x: "bf16", groups: "290+3,1", last: 4, window: 90 }),
       decoded({ H: 4, Hkv: 2, Dh: 128, x: "f32", groups: "5+3" }),
       decoded({ H: 2, Hkv: 1, Dh: 24, x: "f32", groups: "290+3", last: 4 }),
       decoded({ H: 9, Hkv: 1, Dh: 16, x: "bf16", groups: "290+3,1", last: 4 }),

@@ -2,6 +2,7 @@
 import { bfloat16ToNumber, numberToBfloat16 } from "../../../src/tensor/dtype.ts";
 import { elementCount } from "../../../src/tensor/tensor.ts";
 import {
+  bfloat16Gradients,
   dtypes,
   type OpTable,
   opCase,
@@ -13,7 +14,7 @@ import {
 } from "../case.ts";
 import { bytesOf, memory } from "../cost.ts";
 import type { Shapes } from "../shapes.ts";
-import { exactly } from "../tolerance.ts";
+import { exactly, rounded } from "../tolerance.ts";
 
 const lengths = [0, 1, 31, 33, 16385] as const;
 
@@ -32,6 +33,26 @@ function scale(settings: Settings, shape: readonly number[], factor: number) {
     const x = run.input("x", "float32", shape, { output: true });
     run.run(({ ops }) => ops.scale(x, factor));
     run.check(x, (i) => Math.fround(x.at(i) * Math.fround(factor)), exactly);
+  });
+}
+
+/** Of what the forward pass left, whatever tanh it used. */
+function softcap(n: number, cap: number, deviation: number) {
+  return opCase("softcapForward", { n, cap, deviation }, (run: Run) => {
+    const x = run.input("x", "float32", [n], { output: true, deviation });
+    run.run(({ ops }) => ops.softcapForward(x, cap));
+    run.check(x, (i) => cap * Math.tanh(x.at(i) / cap), { relative: 1e-6, absolute: 1e-30 });
+  });
+}
+
+function softcapSlope(n: number, cap: number, grad: ShortDType = "f32") {
+  return opCase("softcapBackward", { n, cap, grad }, (run: Run) => {
+    const dx = run.input("dx", dtypes[grad], [n], { output: true });
+    const z = run.input("z", "float32", [n], { deviation: 0.5 });
+    const y = run.filled("y", "float32", [n], (i) => cap * Math.tanh(z.at(i)));
+    run.run(({ ops }) => ops.softcapBackward(dx, y, cap));
+    const want = (i: number) => dx.at(i) * (1 - (y.at(i) / cap) ** 2);
+    run.check(dx, want, rounded({ relative: 1e-6, absolute: 4e-7 }, dtypes[grad]));
   });
 }
 
@@ -83,12 +104,22 @@ const kinds: readonly (readonly [ShortDType, ShortDType])[] = [
 
 /** As large as the embedding's gradient: clipping, the optimizer's casts. */
 const size = ({ V, D }: Shapes) => V * D;
-export const flatOps: OpTable<"scale" | "add" | "fill" | "cast"> = {
+export const flatOps: OpTable<"scale" | "softcapForward" | "softcapBackward" | "add" | "fill" | "cast"> = {
   scale: {
     cost: (_, x) => memory(2 * bytesOf(x), elementCount(x.shape)),
     cases: [...lengths.map((n) => scale({ n }, [n], 0.37)), scale({ T: 3, D: 11 }, [3, 11], 2)],
     // Its own inverse, so that values stay finite over any number of runs.
     real: (s) => [timed("training", "float32", { n: size(s) }, scale({}, [size(s)], -1))],
+  },
+  softcapForward: {
+    cost: (_, x) => memory(2 * bytesOf(x), 3 * elementCount(x.shape), elementCount(x.shape)),
+    cases: [...lengths.map((n) => softcap(n, 30, 40)), softcap(33, 3, 0.3), softcap(33, 30, 1e3)],
+    real: (s) => [timed("training", "float32", { n: size(s) }, softcap(size(s), 30, 1))],
+  },
+  softcapBackward: {
+    cost: (_, dx, y) => memory(2 * bytesOf(dx) + bytesOf(y), 4 * elementCount(dx.shape)),
+    cases: [...lengths.map((n) => softcapSlope(n, 30)), bfloat16Gradients(softcapSlope(33, 30, "bf16"))],
+    real: (s) => [timed("training", "float32", { n: size(s) }, softcapSlope(size(s), 30))],
   },
   add: {
     cost: (_, y, x) => memory(2 * bytesOf(y) + bytesOf(x), elementCount(x.shape)),

@@ -8,6 +8,7 @@ import {
   dtypes,
   mapped,
   type OpTable,
+  offsetBy,
   opCase,
   type Run,
   type ShortDType,
@@ -35,6 +36,7 @@ interface Settings extends Heads {
   readonly x: ShortDType;
   readonly w: ShortDType;
   readonly gap?: number;
+  readonly offset?: number;
 }
 
 /** The elements of q and k normalized by head, if there are norms, then rotated, as sums of two products; those of v as they are. */
@@ -76,9 +78,9 @@ function expected(
 }
 
 function buffers<R extends Run>(run: R, settings: Settings, positions: number) {
-  const { T, H, Hkv, Dh, gap = 0 } = settings;
+  const { T, H, Hkv, Dh, gap = 0, offset = 0 } = settings;
   const [dtype, shape] = [dtypes[settings.x], shapeOf(settings)];
-  const weight = (name: string) => run.weight(name, dtypes[settings.w], [Dh]);
+  const weight = (name: string) => offsetBy(run.weight(name, dtypes[settings.w], [Dh]), offset);
   const t = tables(run, settings, positions);
   const raw = run.input("raw", dtype, [T, widthOf(shape)], { deviation: 3, gap });
   const norms = { q: weight("weight of q"), k: weight("weight of k"), epsilon: EPSILON };
@@ -146,6 +148,7 @@ export const headsOps: OpTable<"headsForward"> = {
       forward({ T: 7, H: 2, Hkv: 1, Dh: 128, x: "f32", w: "f32", gap: 4 }),
       forward({ T: 3, H: 2, Hkv: 2, Dh: 256, x: "bf16", w: "bf16" }),
       forward({ T: 3, H: 1, Hkv: 1, Dh: 256, x: "f32", w: "f32" }),
+      forward({ T: 5, H: 3, Hkv: 1, Dh: 24, x: "f32", w: "f32", offset: 1 }),
       asTwoOps({ T: 19, H: 3, Hkv: 1, Dh: 24, x: "f32", w: "f32" }),
       asTwoOps({ T: 9, H: 4, Hkv: 2, Dh: 128, x: "bf16", w: "bf16" }),
     ],

@@ -15,6 +15,7 @@ import {
   type Use,
 } from "../case.ts";
 import { bytesOf, memory, product, rowsOf, weightBytes } from "../cost.ts";
+import { fourBits } from "../four-bits.ts";
 import { dot, grown, matmul, matmulInputGradient, matmulWeightGradient, sumOfProducts } from "../reference.ts";
 import { gradientType, gradientTypes, packedTokens, type Shapes } from "../shapes.ts";
 import { exactly, rounded, roundedOperands, type Tolerance } from "../tolerance.ts";
@@ -77,6 +78,8 @@ interface ForwardSettings extends Product {
   readonly accumulate?: boolean;
   readonly factor?: number;
   readonly gap?: number;
+  /** The weight is in NF4, and w says what belongs to it. */
+  readonly nf4?: boolean;
 }
 
 /** A product times a factor. */
@@ -89,17 +92,21 @@ const times =
 
 /** `cold`: the weight comes from memory, as in decoding. */
 function forward(settings: ForwardSettings, cold = false) {
-  const { M, N, K, bias = false, accumulate = false, factor = 1, gap = 0 } = settings;
+  const { M, N, K, bias = false, accumulate = false, factor = 1, gap = 0, nf4 = false } = settings;
   const y = dtypes[settings.y];
   return opCase("matmulForward", { ...settings }, (run: Run) => {
     const x = run.input("x", dtypes[settings.x], [M, K], { gap });
-    const w = run.weight("w", dtypes[settings.w], [N, K], { cold });
+    const w = nf4
+      ? fourBits(run, "w", dtypes[settings.w], [N, K])
+      : run.weight("w", dtypes[settings.w], [N, K], { cold });
     const b = bias ? run.weight("bias", dtypes[settings.w], [N]) : null;
     const out = accumulate ? run.input("y", y, [M, N], { output: true, gap }) : run.output("y", y, [M, N], { gap });
     run.run(({ ops }) => ops.matmulForward(out, x, w.next(), b, accumulate, factor));
     const want = times(matmul(x.at, w.at, N, K), factor);
     const start = (i: number) => (accumulate ? out.at(i) : 0) + (b ? b.at(i % N) : 0);
-    const tolerance = rounded(settings.x === settings.w ? exactChain(K) : chain(K), y);
+    // A decoded weight is rounded where its products are bfloat16.
+    const isExact = settings.x === settings.w && !(nf4 && settings.w === "bf16");
+    const tolerance = rounded(isExact ? exactChain(K) : chain(K), y);
     run.check(out, (i) => grown(start(i), want(i)), tolerance);
   });
 }
@@ -113,16 +120,22 @@ interface AdaptedSettings extends Product {
   readonly bias?: boolean;
   readonly accumulate?: boolean;
   readonly gap?: number;
+  readonly nf4?: boolean;
 }
 
-function adaptedBuffers(run: Run, { M, N, K, x: dtype, terms, bias = false, gap = 0 }: AdaptedSettings, cold = false) {
+function adaptedBuffers(
+  run: Run,
+  { M, N, K, x: dtype, terms, bias = false, gap = 0, nf4 = false }: AdaptedSettings,
+  cold = false,
+) {
   const type = dtypes[dtype];
   const width = terms.reduce((sum, { rank }) => sum + rank, 0);
   const down = run.input("down", type, [M, width], { gap });
   const starts = terms.map((_, i) => terms.slice(0, i).reduce((sum, { rank }) => sum + rank, 0));
   const matrices = terms.map((term, i) => run.weight(`b${i}`, type, [term.N, term.rank]));
   return {
-    ...{ x: run.input("x", type, [M, K], { gap }), w: run.weight("w", type, [N, K], { cold }) },
+    x: run.input("x", type, [M, K], { gap }),
+    w: nf4 ? fourBits(run, "w", type, [N, K]) : run.weight("w", type, [N, K], { cold }),
     b: bias ? run.weight("bias", type, [N]) : null,
     terms: terms.map(({ rank, from }, i) => ({ down: columns(down, starts[i]!, rank), b: matrices[i]!, from })),
     /** What the terms add to element i of y. */
@@ -159,7 +172,10 @@ function adapted(settings: AdaptedSettings, cold = false) {
         const whole = grown(start, base);
         return { ...whole, magnitude: whole.magnitude + more.magnitude, squares: whole.squares + more.squares };
       },
-      roundedBetween(rounded(exactChain(K + rank), type), type),
+      roundedBetween(
+        rounded(settings.nf4 && settings.x === "bf16" ? chain(K + rank) : exactChain(K + rank), type),
+        type,
+      ),
     );
   });
 }
@@ -215,6 +231,20 @@ const adaptedCases: readonly OpCase[] = [
   adaptedAlone({ M: 500, N: 128, K: 1100, x: "f32", y: "f32", terms: three }),
   adaptedAlone({ M: 120, N: 128, K: 70, x: "f32", y: "f32", terms: [q!, v!], bias: true }),
   adaptedAlone({ M: 120, N: 128, K: 70, x: "bf16", y: "bf16", terms: three }),
+  adapted({ M: 33, N: 128, K: 128, x: "f32", y: "f32", terms: three, bias: true, nf4: true }),
+  adapted({ M: 33, N: 128, K: 128, x: "bf16", y: "bf16", terms: three, bias: true, nf4: true }),
+  adapted({
+    M: 3,
+    N: 40,
+    K: 100,
+    x: "bf16",
+    y: "f32",
+    terms: [{ rank: 8, from: 0, N: 40 }],
+    accumulate: true,
+    nf4: true,
+  }),
+  adaptedAlone({ M: 120, N: 128, K: 70, x: "f32", y: "f32", terms: three, nf4: true }),
+  adaptedAlone({ M: 120, N: 128, K: 70, x: "bf16", y: "bf16", terms: three, nf4: true }),
 ];
 
 interface InputSettings extends Product {
@@ -226,15 +256,16 @@ interface InputSettings extends Product {
   readonly accumulate?: boolean;
   readonly factor?: number;
   readonly gap?: number;
+  readonly nf4?: boolean;
 }
 
 function backwardInput(settings: InputSettings) {
-  const { M, N, K, accumulate = false, coarse = false, factor = 1, gap = 0 } = settings;
+  const { M, N, K, accumulate = false, coarse = false, factor = 1, gap = 0, nf4 = false } = settings;
   const out = dtypes[settings.dx];
-  const exact = coarse || settings.dy === settings.w;
+  const exact = (coarse || settings.dy === settings.w) && !(nf4 && settings.w === "bf16");
   return opCase("matmulBackwardInput", { ...settings }, (run: Run) => {
     const dy = run.input("dy", dtypes[settings.dy], [M, N], { gap, coarse });
-    const w = run.weight("w", dtypes[settings.w], [N, K]);
+    const w = nf4 ? fourBits(run, "w", dtypes[settings.w], [N, K]) : run.weight("w", dtypes[settings.w], [N, K]);
     const dx = accumulate
       ? run.input("dx", out, [M, K], { output: true, gap })
       : run.output("dx", out, [M, K], { gap });
@@ -304,10 +335,10 @@ function biasGradient(settings: { M: number; N: number; dy: ShortDType; gap?: nu
 
 /** A row's bits are the same alone, among 7 rows and among `M` (promise 2). */
 function rowsAlone(settings: ForwardSettings) {
-  const { M, N, K, bias = false, accumulate = false } = settings;
+  const { M, N, K, bias = false, accumulate = false, nf4 = false } = settings;
   return opCase("matmulForward", { rows: "alone", ...settings }, (run: SuiteRun) => {
     const x = run.input("x", dtypes[settings.x], [M, K]);
-    const w = run.weight("w", dtypes[settings.w], [N, K]);
+    const w = nf4 ? fourBits(run, "w", dtypes[settings.w], [N, K]) : run.weight("w", dtypes[settings.w], [N, K]);
     const b = bias ? run.weight("bias", dtypes[settings.w], [N]) : null;
     const start = accumulate ? run.random.normal(M * N) : null;
     const output = (name: string) => run.slot(name, dtypes[settings.y], [M, N], start, { output: true });
@@ -421,6 +452,13 @@ const forwardCases: readonly OpCase[] = [
   forward({ M: 33, N: 70, K: 16, x: "f32", w: "f32", y: "f32", accumulate: true, factor: 3, gap: 5 }),
   forward({ M: 9, N: 40, K: 3, x: "bf16", w: "bf16", y: "f32", bias: true, accumulate: true, factor: 0.5 }),
   rowsAlone({ M: 500, N: 16, K: 70, x: "f32", w: "f32", y: "f32" }),
+  // in NF4: blocks that end within rows, a reduction in pieces, few rows and many
+  ...sizes.map((size) => forward({ ...size, x: "f32", w: "f32", y: "f32", nf4: true })),
+  forward({ M: 1, N: 259, K: 2050, x: "bf16", w: "bf16", y: "bf16", nf4: true }),
+  forward({ M: 33, N: 48, K: 128, x: "bf16", w: "bf16", y: "bf16", bias: true, nf4: true, gap: 5 }),
+  forward({ M: 9, N: 40, K: 33, x: "f32", w: "bf16", y: "f32", accumulate: true, nf4: true }),
+  rowsAlone({ M: 120, N: 40, K: 1100, x: "f32", w: "f32", y: "f32", nf4: true }),
+  rowsAlone({ M: 120, N: 40, K: 1100, x: "bf16", w: "bf16", y: "bf16", bias: true, nf4: true }),
   empty,
   special("f32"),
   special("bf16"),
@@ -444,6 +482,8 @@ const backwardInputCases: readonly OpCase[] = [
   ]),
   ...sizes.map((size) => backwardInput({ ...size, dy: "f32", w: "f32", dx: "f32" })),
   ...sizes.map((size) => backwardInput({ ...size, dy: "f32", w: "bf16", dx: "f32", coarse: true })),
+  ...sizes.map((size) => backwardInput({ ...size, dy: "f32", w: "f32", dx: "f32", nf4: true })),
+  backwardInput({ M: 33, N: 1030, K: 128, dy: "f32", w: "bf16", dx: "f32", accumulate: true, nf4: true }),
   backwardInput({ M: 13, N: 48, K: 100, dy: "f32", w: "bf16", dx: "f32" }),
   backwardInput({ M: 481, N: 70, K: 33, dy: "f32", w: "bf16", dx: "f32", accumulate: true, gap: 2 }),
   backwardInput({ M: 33, N: 1030, K: 40, dy: "f32", w: "bf16", dx: "f32" }),

@@ -1,7 +1,8 @@
 /** AdamW over several steps, and the sum of squares for gradient clipping. */
-import type { AdamWSettings, Weight } from "../../../src/device/device.ts";
+import type { AdamWSettings, MomentMaps, Weight } from "../../../src/device/device.ts";
 import { mastersOf } from "../../../src/optim/adamw.ts";
-import { bfloat16ToNumber, numberToBfloat16 } from "../../../src/tensor/dtype.ts";
+import { bfloat16ToNumber, type ComputeDType, numberToBfloat16 } from "../../../src/tensor/dtype.ts";
+import { dynamicMap, nearestCodes } from "../../../src/tensor/dynamic-map.ts";
 import { elementCount, type Tensor } from "../../../src/tensor/tensor.ts";
 import {
   computeDTypes,
@@ -18,6 +19,7 @@ import {
   type Values,
 } from "../case.ts";
 import { bytesOf, memory, weightBytes } from "../cost.ts";
+import { philox } from "../reference-sampling.ts";
 import { exactly, rounded, type Tolerance } from "../tolerance.ts";
 
 /** A step rounds the weight once, to 2⁻²⁴ of itself, plus a step of the learning rate's size with an error of 1e-6. */
@@ -83,9 +85,14 @@ function adamw(settings: Settings) {
   });
 }
 
-/** Bytes of a parameter that is not float32, which a step writes and, if it is a half of the master, reads. */
-function writtenBeside(w: Weight, master: Tensor): number {
-  return w.dtype === "float32" ? 0 : weightBytes(w) * (master.dtype === "uint16" ? 2 : 1);
+/**
+ * Bytes of a parameter and its master that a step reads and writes; a parameter that is not float32 is read only if it is a half
+ * of the master, or if there is none.
+ */
+function parameterBytes(w: Weight, master: Tensor | null): number {
+  if (w.dtype === "float32") return 2 * weightBytes(w);
+  if (master === null) return 2 * weightBytes(w);
+  return 2 * bytesOf(master) + weightBytes(w) * (master.dtype === "uint16" ? 2 : 1);
 }
 
 interface State {
@@ -232,6 +239,207 @@ function masters({ N, K, first }: MasterSettings) {
   });
 }
 
+/** A parameter without masters stands in for them. */
+const ownMasters = opCase("addMasters", { N: 33, K: 31, master: "none" }, (run: SuiteRun) => {
+  const w = run.weight("w", "bfloat16", [33, 31]);
+  const y = run.parameter("y", w, { output: true });
+  run.run(({ ops }) => ops.addMasters(y, w, null));
+  run.check(y, (i) => Math.fround(y.at(i) + w.at(i)), exactly);
+});
+
+const [signedMap, unsignedMap] = [dynamicMap(true), dynamicMap(false)];
+const maps = [signedMap, unsignedMap].flatMap((map) => [...map]);
+const nearest = [signedMap, unsignedMap].flatMap((map) => [...nearestCodes(map)]);
+
+const momentMaps = (run: Run): MomentMaps => ({
+  numbers: run.filled("numbers", "float32", [2, 256], (i) => maps[i]!),
+  nearest: run.filled("nearest", "uint8", [2, 65_536], (i) => nearest[i]!),
+});
+
+/** bitsandbytes' quantization of a block on a CPU, but for single zeros. */
+function quantized(
+  numbers: readonly number[],
+  isSigned: boolean,
+): { readonly codes: number[]; readonly absmax: number } {
+  const absmax = numbers.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+  if (absmax === 0) return { codes: numbers.map(() => 0), absmax };
+  const inverse = Math.fround(1 / absmax);
+  const codes = numbers.map((x) => {
+    if (x === 0) return isSigned ? 127 : 0;
+    const normed = Math.min(1, Math.max(-1, Math.fround(x * inverse)));
+    const at = Math.trunc(Math.fround(Math.fround(Math.fround(normed + 1) * 0.5) * 65_535 + 0.5));
+    return nearest[at + (isSigned ? 0 : 65_536)]!;
+  });
+  return { codes, absmax };
+}
+
+/**
+ * One step from moments in 8 bits. With betas of ½ and gradients that are exact in bfloat16 every path computes the same moments,
+ * so their codes are compared exactly.
+ */
+function eightBit({ n, start }: { readonly n: number; readonly start: "coded" | "zero" }) {
+  return opCase("adamw8bit", { n, start }, (run: SuiteRun) => {
+    const blocks = Math.ceil(n / 256);
+    const isZero = start === "zero";
+    const code = () => (isZero ? 0 : run.random.integer(256));
+    const coded = (name: string) => ({
+      codes: run.slot(`${name} codes`, "uint8", [n], Array.from({ length: n }, code), { output: true }),
+      absmax: run.slot(
+        `${name} absmax`,
+        "float32",
+        [blocks],
+        Array.from({ length: blocks }, () => (isZero ? 0 : (1 + run.random.integer(100)) / 64)),
+        { output: true },
+      ),
+    });
+    const [m, v] = [coded("m"), coded("v")];
+    const start0 = Array.from({ length: n }, () => run.random.integer(2001) / 1000 - 1);
+    const master = run.slot("master", "float32", [n], start0, { output: true });
+    // Some gradients are 0, and so are all of the second block.
+    const drawn = run.random.normal(n);
+    const raw = Array.from({ length: n }, (_, i) =>
+      i % 7 === 3 || (isZero && i >= 256) ? 0 : bfloat16ToNumber(numberToBfloat16(Math.fround(drawn[i]!))),
+    );
+    const g = run.slot("g", "float32", [n], raw);
+    const of = momentMaps(run);
+    const w = { name: "w", address: master.address, dtype: "float32", shape: [n], elements: n } as const;
+    const hyper = {
+      learningRate: 1e-3,
+      beta1: 0.5,
+      beta2: 0.5,
+      epsilon: 1e-8,
+      weightDecay: 0.1,
+      gradientScale: 0.25,
+      step: 2,
+    };
+    run.run(({ ops }) => ops.adamw8bit(w, master, m, v, of, g, hyper));
+    const decoded = (moment: typeof m, map: Float32Array, i: number) =>
+      Math.fround(map[moment.codes.at(i)]! * moment.absmax.at(Math.floor(i / 256)));
+    const half = (a: number, b: number) => Math.fround(a / 2 + b / 2);
+    const first = raw.map((x, i) => half(decoded(m, signedMap, i), x / 4));
+    const second = raw.map((x, i) => half(decoded(v, unsignedMap, i), (x / 4) ** 2));
+    for (const [moment, numbers, isSigned] of [
+      [m, first, true],
+      [v, second, false],
+    ] as const) {
+      const each = Array.from({ length: blocks }, (_, b) => quantized(numbers.slice(256 * b, 256 * b + 256), isSigned));
+      run.check(
+        moment.codes,
+        each.flatMap(({ codes }) => codes),
+        exactly,
+      );
+      run.check(
+        moment.absmax,
+        each.map(({ absmax }) => absmax),
+        exactly,
+      );
+    }
+    const want = (i: number) => {
+      const mean = first[i]! / (1 - 0.5 ** 2);
+      const square = second[i]! / (1 - 0.5 ** 2);
+      return master.at(i) * (1 - 1e-4) - (1e-3 * mean) / (Math.sqrt(square) + 1e-8);
+    };
+    run.check(master, want, steps);
+  });
+}
+
+/** The first step of a parameter with padding, which stays zero. */
+const eightBitPadded = opCase("adamw8bit", { N: 33, K: 31 }, (run: SuiteRun) => {
+  const w = run.weight("w", "float32", [33, 31], { deviation: 0.1 });
+  const master = run.parameter("master", w, { at: w.at, output: true });
+  const blocks = Math.ceil(w.elements / 256);
+  const moment = (name: string) => ({
+    codes: run.slot(`${name} codes`, "uint8", [w.elements], new Array(w.elements).fill(0), { output: true }),
+    absmax: run.slot(`${name} absmax`, "float32", [blocks], new Array(blocks).fill(0), { output: true }),
+  });
+  const [m, v] = [moment("m"), moment("v")];
+  const gradients = [run.parameter("g0", w), run.parameter("g1", w)];
+  const of = momentMaps(run);
+  const hyper = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.1, gradientScale: 1 };
+  run.run(({ ops }) => {
+    for (const [i, g] of gradients.entries())
+      ops.adamw8bit({ ...w, address: master.address }, master, m, v, of, g, { ...hyper, step: i + 1 });
+  });
+  // In the second step a moment is off by up to half the distance of two codes, a fifth of it where they are far apart.
+  const want = (i: number) => {
+    const grads = gradients.map((g) => g.at(i));
+    return reference({ weight: w.at(i), m: 0, v: 0 }, grads, hyper, (i) => i + 1).weight;
+  };
+  run.check(master, want, { absolute: 4e-4 });
+});
+
+/** A step at a model's sizes: the weight is compared, whose moments are all 0 at first. */
+function eightBitReal(N: number, K: number, dtype: ComputeDType) {
+  return opCase("adamw8bit", { N, K, w: shortOf(dtype) }, (run: Run) => {
+    const w = run.weight("w", "float32", [N, K]);
+    const low = dtype === "float32" ? null : run.parameter("low", w, { at: w.at, output: true, dtype });
+    const halves = low !== null && run.device.masterDType === "uint16";
+    const master = halves
+      ? run.filled("master", "uint16", [w.elements], () => 0, { output: true })
+      : run.parameter("master", w, { at: w.at, output: true });
+    const blocks = Math.ceil(w.elements / 256);
+    const zero: Values = () => 0;
+    const moment = (name: string) => ({
+      codes: run.filled(`${name} codes`, "uint8", [w.elements], zero, { output: true }),
+      absmax: run.filled(`${name} absmax`, "float32", [blocks], zero, { output: true }),
+    });
+    const [m, v] = [moment("m"), moment("v")];
+    const g = run.parameter("g", w);
+    const of = momentMaps(run);
+    const stored = { ...w, dtype, address: (low ?? master).address };
+    const hyper = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, gradientScale: 1 };
+    run.run(({ ops }) => ops.adamw8bit(stored, master, m, v, of, g, { ...hyper, step: 1 }));
+    const want = memo((i) => reference({ weight: (low ?? w).at(i), m: 0, v: 0 }, [g.at(i)], hyper, () => 1).weight);
+    run.check(low ?? master, want, low ? rounded(steps, dtype) : steps, { rows: 6, columns: 6 });
+  });
+}
+
+/** Decay alone moves a parameter without masters, to numbers between two of bfloat16, which its random numbers round. */
+function randomlyRounded(n: number, op: "adamw" | "adamw8bit") {
+  return opCase(op, { n, master: "none" }, (run: SuiteRun) => {
+    const values = Array.from(
+      { length: n },
+      () => run.random.integer(2 ** 15) + (run.random.integer(2) ? 0x8000 : 0),
+    ).map((bits) =>
+      // Subnormal numbers and what is not finite are left out.
+      bfloat16ToNumber((bits & 0x807f) | (0x3000 + ((bits & 0x0f80) | 0x0080))),
+    );
+    const p = run.slot("p", "bfloat16", [n], values, { output: true });
+    const zeros = (name: string, dtype: "float32" | "uint8", count: number) =>
+      run.slot(name, dtype, [count], new Array(count).fill(0), { output: true });
+    const g = zeros("g", "float32", n);
+    const w = { name: "p", address: p.address, dtype: "bfloat16", shape: [n], elements: n } as const;
+    const rounding = { seed: 0xfedcba98, stream: 7, parameter: 5 };
+    const hyper = {
+      learningRate: 0.5,
+      beta1: 0.9,
+      beta2: 0.99,
+      epsilon: 1e-8,
+      weightDecay: 0.01,
+      gradientScale: 1,
+      step: 3,
+    };
+    if (op === "adamw") {
+      const [m, v] = [zeros("m", "float32", n), zeros("v", "float32", n)];
+      run.run(({ ops }) => ops.adamw(w, null, m, v, g, { ...hyper, rounding }));
+    } else {
+      const moment = (name: string) => ({
+        codes: zeros(`${name} codes`, "uint8", n),
+        absmax: zeros(`${name} absmax`, "float32", Math.ceil(n / 256)),
+      });
+      const [m, v, of] = [moment("m"), moment("v"), momentMaps(run)];
+      run.run(({ ops }) => ops.adamw8bit(w, null, m, v, of, g, { ...hyper, rounding }));
+    }
+    const decay = Math.fround(1 - Math.fround(Math.fround(0.5) * Math.fround(0.01)));
+    const want = values.map((value, i) => {
+      const words = philox([Math.floor(i / 8), 0, 3, 5], [0xfedcba98, 7]);
+      const noise = (words[Math.floor((i % 8) / 2)]! >>> (i % 2 ? 16 : 0)) & 0xffff;
+      return bfloat16ToNumber((bitsOf(Math.fround(value * decay)) + noise) >>> 16);
+    });
+    run.check(p, want, exactly);
+  });
+}
+
 /** y += the masters, which are the parameter itself. */
 function addMasters(N: number, K: number) {
   return opCase("addMasters", { N, K, start: "parameter" }, (run: Run) => {
@@ -278,14 +486,11 @@ const extremes = [
   }),
 );
 
-export const optimizerOps: OpTable<"adamw" | "addMasters" | "sumSquares"> = {
+export const optimizerOps: OpTable<"adamw" | "adamw8bit" | "addMasters" | "sumSquares"> = {
   adamw: {
     // reads and writes master, m, v; reads g; in bfloat16 also writes w, and reads it if it is a half of the master
     cost: (_, w, master, m, v, g) =>
-      memory(
-        bytesOf(g) + 2 * (bytesOf(m) + bytesOf(v)) + 2 * bytesOf(master) + writtenBeside(w, master),
-        14 * w.elements,
-      ),
+      memory(bytesOf(g) + 2 * (bytesOf(m) + bytesOf(v)) + parameterBytes(w, master), 14 * w.elements),
     cases: [
       adamw({ N: 1, K: 1, w: "f32", decay: 0, beta2: 0.999, scale: 1 }),
       adamw({ N: 33, K: 31, w: "f32", decay: 0.1, beta2: 0.999, scale: 0.37 }),
@@ -295,6 +500,7 @@ export const optimizerOps: OpTable<"adamw" | "addMasters" | "sumSquares"> = {
       adamw({ N: 33, K: 31, w: "bf16", decay: 0.1, beta2: 0.99, scale: 0.5, later: true }),
       still,
       halved,
+      ...[1, 255, 1000].map((n) => randomlyRounded(n, "adamw")),
     ],
     real: ({ V: N, D: K }) =>
       computeDTypes.map((dtype) => {
@@ -302,11 +508,32 @@ export const optimizerOps: OpTable<"adamw" | "addMasters" | "sumSquares"> = {
         return timed("training", dtype, { N, K }, one);
       }),
   },
+  adamw8bit: {
+    cost: (_, w, master, m, v, _maps, g) =>
+      memory(
+        bytesOf(g) +
+          2 * [m, v].reduce((sum, { codes, absmax }) => sum + bytesOf(codes) + bytesOf(absmax), 0) +
+          parameterBytes(w, master),
+        26 * w.elements,
+      ),
+    cases: [
+      ...[1, 255, 256, 257, 4099].map((n) => eightBit({ n, start: "coded" })),
+      eightBit({ n: 300, start: "zero" }),
+      eightBitPadded,
+      ...[256, 1000].map((n) => randomlyRounded(n, "adamw8bit")),
+    ],
+    real: ({ V: N, D: K }) =>
+      computeDTypes.map((dtype) => timed("training", dtype, { N, K }, eightBitReal(N, K, dtype))),
+  },
   addMasters: {
     cost: (_, y, w, master) =>
-      memory(2 * bytesOf(y) + bytesOf(master) + (master.dtype === "uint16" ? weightBytes(w) : 0), w.elements),
+      memory(
+        2 * bytesOf(y) + (master ? bytesOf(master) : 0) + (master?.dtype === "float32" ? 0 : weightBytes(w)),
+        w.elements,
+      ),
     cases: [
       addMasters(33, 31),
+      ownMasters,
       masters({ N: 37, K: null, first: 16 }),
       masters({ N: 33, K: 31, first: 16 }),
       masters({ N: 48, K: 33, first: 32 }),

@@ -6,6 +6,7 @@ import {
   computeDTypes,
   dtypes,
   type OpTable,
+  offsetBy,
   opCase,
   type Run,
   type Settings,
@@ -61,13 +62,14 @@ interface ForwardSettings extends Rows {
   readonly w: ShortDType;
   readonly rstd?: boolean;
   readonly gap?: number;
+  readonly offset?: number;
 }
 
 function forward(settings: ForwardSettings) {
-  const { T, H, D, rstd = true, gap = 0 } = settings;
+  const { T, H, D, rstd = true, gap = 0, offset = 0 } = settings;
   return opCase("rmsnormForward", { ...settings }, (run: Run) => {
     const x = run.input("x", dtypes[settings.x], [T, H * D], { deviation: 3, gap });
-    const weight = run.weight("weight", dtypes[settings.w], [D]);
+    const weight = offsetBy(run.weight("weight", dtypes[settings.w], [D]), offset);
     const y = run.output("y", dtypes[settings.y], [T, H * D], { gap });
     const saved = rstd ? run.output("rstd", "float32", [T, H]) : null;
     run.run(({ ops }) => ops.rmsnormForward(y, saved, x, weight, EPSILON, H));
@@ -129,14 +131,16 @@ interface BackwardSettings extends Rows {
   readonly gap?: number;
   /** The weight is not trained, so dweight is absent. */
   readonly frozen?: boolean;
+  readonly offset?: number;
 }
 
 function backward(settings: BackwardSettings) {
   const { T, H, D, residual, over = false, gap = 0, frozen = false, dy: dyType = "f32", dx: dxType = "f32" } = settings;
+  const { offset = 0 } = settings;
   return opCase("rmsnormBackward", { ...settings }, (run: Run) => {
     const shape = [T, H * D];
     const x = run.input("x", dtypes[settings.x], shape, { gap });
-    const weight = run.weight("weight", dtypes[settings.w], [D]);
+    const weight = offsetBy(run.weight("weight", dtypes[settings.w], [D]), offset);
     const dy = run.input("dy", dtypes[dyType], shape, { gap, output: over });
     const rstd = run.saved("rstd", "float32", [T, H], rmsnorm(x.at, weight.at, D, EPSILON).rstd);
     const written = () =>
@@ -190,6 +194,8 @@ export const rmsnormOps: OpTable<"rmsnormForward" | "rmsnormBackward"> = {
       ...sizes.map((size) => forward({ ...size, x: "f32", y: "bf16", w: "bf16" })),
       forward({ T: 13, H: 3, D: 24, x: "bf16", y: "bf16", w: "bf16", gap: 5 }),
       forward({ T: 13, H: 1, D: 33, x: "f32", y: "f32", w: "f32", rstd: false, gap: 3 }),
+      forward({ T: 5, H: 1, D: 70, x: "f32", y: "f32", w: "f32", offset: 1 }),
+      forward({ T: 5, H: 3, D: 24, x: "bf16", y: "bf16", w: "bf16", offset: 1 }),
       // rows as long as hidden states, and longer than any model's
       ...long.map((size) => forward({ ...size, x: "f32", y: "bf16", w: "bf16" })),
       forward({ T: 7, H: 1, D: 1030, x: "bf16", y: "f32", w: "f32", gap: 3 }),
@@ -221,6 +227,9 @@ export const rmsnormOps: OpTable<"rmsnormForward" | "rmsnormBackward"> = {
       ...sizes.map((size) => backward({ ...size, x: "f32", w: "bf16", residual: "other" })),
       ...long.map((size) => backward({ ...size, x: "f32", w: "bf16", residual: "other" })),
       backward({ T: 7, H: 1, D: 1030, x: "bf16", w: "f32", residual: "none", over: true, gap: 3 }),
+      backward({ T: 5, H: 1, D: 70, x: "f32", w: "f32", residual: "other", offset: 1 }),
+      backward({ T: 5, H: 3, D: 24, x: "bf16", w: "bf16", residual: "none", offset: 1 }),
+      bfloat16Gradients(backward({ T: 9, H: 1, D: 70, x: "f32", w: "bf16", dx: "bf16", residual: "none", offset: 1 })),
       backward({ T: 60, H: 5, D: 64, x: "bf16", w: "bf16", residual: "none" }),
       backward({ T: 13, H: 1, D: 33, x: "f32", w: "f32", residual: "dx", gap: 3 }),
       backward({ T: 33, H: 1, D: 100, x: "bf16", w: "bf16", residual: "dx" }),

@@ -16,6 +16,9 @@ export const engineSettings = {
   )`Where to compute. auto: CUDA if there is a usable GPU, otherwise the CPU. cuda:1 is the second GPU.`,
   dtype: choice(["float32", "bfloat16"], null)`
     Number format of weights and activations, and of what is saved. null: the checkpoint's (float16 becomes float32).`,
+  load_in_4bit: toggle(false)`
+    Keep the projections of frozen layers in NF4 with double quantization (QLoRA), as bitsandbytes does: 4.13 bits each. A model
+    that is stored so is read so.`,
   threads: whole(1, null)`CPU threads. null: every core this process may use. Results do not depend on it.`,
   seed: whole(0, 42, 2 ** 32 - 1)`Seed of sampling, of the row order and of anything else that is random.`,
 } as const;

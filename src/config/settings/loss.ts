@@ -71,3 +71,15 @@ export const ppoSettings = {
     gae: a value is trained no further than this from what it was before the update.`,
   vf_coef: number({ min: 0 }, 0.1)`gae: weight of the value loss.`,
 } as const;
+
+/** Mixtures of experts. */
+export const routerSettings = {
+  router_aux_loss_coef: number({ min: 0 }, null)`
+    Of a model with experts: weight of the loss of an unbalanced load. null: the one of config.json; 0: none.`,
+} as const;
+
+export const replaySettings = {
+  router_replay: toggle(true)`
+    Of a model with experts: train each token with the experts that it went to when it was sampled. false: with those that
+    the trained router chooses.`,
+} as const;

@@ -57,4 +57,9 @@ export const optimizerSettings = {
   adam_epsilon: number({ above: 0 }, 1e-8)`Added to AdamW's denominator.`,
   weight_decay: number({ min: 0 }, 0)`Decoupled weight decay; norms and biases have none.`,
   max_grad_norm: number({ min: 0 }, 1)`The global gradient norm is clipped to this. 0: no clipping.`,
+  optim: choice(["adamw_torch", "adamw_8bit"], "adamw_torch")`
+    The form of AdamW's moments. adamw_torch: float32; adamw_8bit: 8 bits in blocks of 256, as bitsandbytes has them, but for
+    embeddings and parameters of fewer than 4096 elements.`,
+  master_dtype: choice(["float32", "bfloat16"], "float32")`
+    The masters of bfloat16 weights. bfloat16: the weights themselves, rounded at random after each step.`,
 } as const;

@@ -1,5 +1,5 @@
 /** Several processes that train as one, on one machine or several. */
-import { whole } from "./kinds.ts";
+import { toggle, whole } from "./kinds.ts";
 
 /** For the commands whose work can be divided. */
 export const rankSettings = {
@@ -8,8 +8,11 @@ export const rankSettings = {
     or as many as torchrun, mpirun or srun has started.`,
 } as const;
 
-export const gradientShardSettings = {
+export const stepRankSettings = {
   gradient_shards: whole(1, null)`
     Parts of a step whose gradients are summed in a fixed order: equal values give equal bits for any number of ranks up to
     it. null: 8 where ranks are asked for or started (more than 8 of them: the next power of two), otherwise 1.`,
+  shard_optimizer: toggle(true)`
+    Each rank keeps the masters and moments of its share of the weights only, and updates it (ZeRO-1): less memory with more
+    ranks, and the same bits.`,
 } as const;

@@ -340,7 +340,7 @@ const dotted: readonly Line[] = [
   ["ds.lora.dropout", lora.detail("lora_dropout")],
   ["ds.lora.target_modules", lora.detail("lora_target_modules", listOf)],
   ["ds.lora.*", dropped(otherAdapters)],
-  ["ds.load_in_4bit", onlyOff("weights are float32 or bfloat16: leave it out")],
+  ["ds.load_in_4bit", renamed("load_in_4bit")],
   ["ds.param_dtype", dtype],
   ["ds.attn_implementation", dropped("attention is the trainer's own")],
   ["ds.packing_samples", dropped(packed)],

@@ -7,7 +7,6 @@ import {
   isNone,
   isTrue,
   numberOf,
-  only,
   onlyOff,
   type Rule,
   refuse,
@@ -53,9 +52,6 @@ const evaluation: Rule = (value, other) => {
   return refuse(asked.kind === "refused" ? asked.note : "", ...use);
 };
 
-const adamW =
-  /^(default_optim|adamw(_torch|_hf|_apex|_torch_fused|_apex_fused|_anyprecision|_torch_npu_fused|_torch_xla)?)$/;
-
 const sampling: Rule = (value) => {
   if (isNone(value) || String(value) === "random") return silently;
   if (String(value) === "sequential") return refuse("", ["shuffle_dataset", false]);
@@ -75,7 +71,6 @@ const halfPrecision: Rule = (value) =>
 export const transformers: Trainer = {
   name: "TRL",
   lines: [
-    ["optim", only(adamW, "the optimizer is AdamW with float32 moments: leave it out")],
     ["optim_args", onlyOff("use adam_beta1, adam_beta2, adam_epsilon and weight_decay")],
     ["optim_target_modules", onlyOff("the optimizer is AdamW for all weights: leave it out")],
     ["adafactor", onlyOff("the optimizer is AdamW: leave it out")],

@@ -94,8 +94,10 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     activationDType: (dtype) => (storesBfloat16 ? dtype : "float32"),
     gradientDType: () => "float32",
     masterDType: "uint16",
+    parameterLayout: (dtype) => (storesBfloat16 && dtype === "bfloat16" ? "panels of pairs" : "panels"),
     decodeBucket: (sequences) => sequences,
     ...kernelSizes(library, threads),
+    peers: null,
     prepare() {}, // each thread grows its own scratch
     ...openParameters(library.kernels),
     ...openRecordings(library.record),

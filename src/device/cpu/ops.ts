@@ -3,6 +3,7 @@ import type { Kernels } from "../../../ffi/bindings/cpu.ts";
 import type { Ops } from "../device.ts";
 import { attentionOps } from "./ops/attention.ts";
 import { embeddingOps } from "./ops/embedding.ts";
+import { expertOps } from "./ops/experts.ts";
 import { flatOps } from "./ops/flat.ts";
 import { gluOps } from "./ops/glu.ts";
 import { lmHeadOps } from "./ops/lm-head.ts";
@@ -12,14 +13,16 @@ import { ropeOps } from "./ops/rope.ts";
 import { sampleOps } from "./ops/sample.ts";
 
 export function cpuOps(kernels: Kernels): Ops {
+  const flat = flatOps(kernels);
   const matmul = matmulOps(kernels);
   const rope = ropeOps(kernels);
   return {
     ...matmul,
-    ...lmHeadOps(kernels, matmul),
+    ...lmHeadOps(kernels, { ...matmul, ...flat }),
     ...attentionOps(kernels, rope),
     ...embeddingOps(kernels),
-    ...flatOps(kernels),
+    ...expertOps(kernels),
+    ...flat,
     ...gluOps(kernels),
     ...rmsnormOps(kernels),
     ...rope,

@@ -3,8 +3,9 @@
  * on the type of the parameter; the rest is converted.
  */
 import type { Kernels } from "../../../ffi/bindings/cpu.ts";
-import { mapAnonymous } from "../../../ffi/bindings/libc.ts";
+import { bytesAt, mapAnonymous } from "../../../ffi/bindings/libc.ts";
 import { bytesPerElement } from "../../tensor/dtype.ts";
+import { nf4Layout } from "../../tensor/nf4.ts";
 import type { Device, Weight } from "../device.ts";
 import { dim } from "../operands.ts";
 import { typeCode } from "./operands.ts";
@@ -17,7 +18,18 @@ const layoutCode = (w: Weight) => typeCode({ dtype: w.layoutOf ?? w.dtype });
 /** Bytes of masters that are float32 at once, while they are loaded or saved. */
 const WHOLE_BYTES = 2 * 2 ** 20;
 
-export function openParameters(kernels: Kernels): Pick<Device, "loadParameter" | "saveParameter"> {
+type Parameters = Pick<Device, "loadParameter" | "saveParameter" | "nf4Layout" | "loadCodes">;
+
+/** Codes in panels (ffi/cpu/nf4.h). */
+function cpuNf4Layout(shape: readonly number[]) {
+  const [n = 0, k = 1] = shape;
+  return nf4Layout(n * k, Math.ceil(n / PANEL) * k * (PANEL / 2));
+}
+
+/** The code of 0, in padding. */
+const NF4_ZERO = 7;
+
+export function openParameters(kernels: Kernels): Parameters {
   const load: Device["loadParameter"] = (w, address, dtype, from, count) => {
     const types = [typeCode(w), typeCode({ dtype })] as const;
     if (w.shape.length === 2) {
@@ -52,6 +64,25 @@ export function openParameters(kernels: Kernels): Pick<Device, "loadParameter" |
         save(address + row, dtype, part, 0, dim(part, 0));
         free();
       }
+    },
+    nf4Layout: cpuNf4Layout,
+    loadCodes(w, codes, from, count) {
+      const [, width = 1] = w.shape;
+      const panels = Math.ceil(count / PANEL);
+      const { codes: at } = cpuNf4Layout(w.shape);
+      const half = PANEL / 2;
+      const target = new Uint8Array(bytesAt(w.address + at + (from / PANEL) * width * half, panels * width * half));
+      const code = (row: number, k: number) => {
+        if (row >= count) return NF4_ZERO;
+        const element = row * width + k;
+        return (codes[element >> 1]! >> (element & 1 ? 0 : 4)) & 15;
+      };
+      for (let panel = 0, to = 0; panel < panels; panel++)
+        for (let k = 0; k < width; k++)
+          for (let j = 0; j < half; j++, to++) {
+            const row = panel * PANEL + j;
+            target[to] = code(row, k) | (code(row + half, k) << 4);
+          }
     },
   };
 }

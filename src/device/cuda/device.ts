@@ -20,6 +20,7 @@ import { attentionScratchElements } from "./ops/attention-backward.ts";
 import { cudaOps } from "./ops.ts";
 import { openParameters } from "./parameters.ts";
 import { peakFlops } from "./peak.ts";
+import { openPeers } from "./peers.ts";
 import { openProducts } from "./products.ts";
 import { openRecordings } from "./recordings.ts";
 import type { CudaRuntime } from "./runtime.ts";
@@ -30,6 +31,8 @@ import { openTransfers } from "./transfers.ts";
 export interface CudaOptions {
   /** "cuda", or "cuda:1" for the second GPU that the driver shows. */
   readonly device?: string;
+  /** The process's place among the ranks of this machine, which "cuda" gives a GPU each. */
+  readonly localRank?: number;
   /** Counts calls and time per symbol and kernel; by default if $BUN_GRPO_TRACE is set. */
   readonly trace?: boolean;
   /** Searched for the libraries first. */
@@ -90,7 +93,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
   const kernelTrace: Trace | null = trace ? new Map() : null;
   const search = { folder: options.libraryFolder ?? null };
   const driver = openDriver(search, trace);
-  const facts = chooseGpu(listGpus(driver), options.device ?? "cuda");
+  const facts = chooseGpu(listGpus(driver), options.device ?? "cuda", options.localRank);
   // Libraries newer than the driver do not work with it.
   const versions = majorVersions.filter((major) => major <= Math.floor(driver.version / 1000));
   if (versions.length === 0)
@@ -125,6 +128,8 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
     const recordings = openRecordings(gpu, memory);
     closers.push(() => recordings.forget(""));
 
+    const peers = openPeers(gpu, search, trace);
+    closers.push(() => peers.close());
     const maps = openTensorMaps(gpu);
     closers.push(() => maps.close());
 
@@ -140,6 +145,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       counters,
     };
     const ops = cudaOps(runtime, products);
+    const transfers = openTransfers(gpu, memory);
     const version = versionText(driver.version);
     const { multiprocessors, computeCapability } = facts.limits;
     return {
@@ -168,10 +174,11 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
         ops.fill(tensor("new memory", address, "float32", [Math.floor(byteLength / 4)]), 0);
       },
       allocateHost: memory.allocateHost,
-      ...openTransfers(gpu, memory),
+      ...transfers,
       activationDType: (dtype) => dtype,
       gradientDType: (dtype) => dtype,
       masterDType: "float32",
+      parameterLayout: () => "rows",
       decodeBucket,
       rowBlock: ROW_BLOCK,
       parameterElements: elementCount,
@@ -182,7 +189,8 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       prepare(...sizes) {
         for (const [slot, bytes] of largestSlots(sizes, facts.limits).entries()) memory.scratch(slot, bytes);
       },
-      ...openParameters(gpu, memory, ops),
+      ...openParameters(gpu, memory, ops, transfers.upload),
+      peers,
       record: recordings.record,
       async replay(key) {
         kernels.timed("replay", () => recordings.replay(key));

@@ -26,6 +26,8 @@ export const LEAST_CAPABILITY = 80;
 /** The driver's information about a GPU, available without opening it. */
 export interface GpuFacts {
   readonly ordinal: number;
+  /** 32 hexadecimal digits that no other GPU has. */
+  readonly uuid: string;
   readonly name: string;
   readonly limits: CudaLimits;
   readonly totalBytes: number;
@@ -77,25 +79,34 @@ export function listGpus(driver: Driver): GpuFacts[] {
     const name = textAt(out.address + 64);
     check("cuDeviceTotalMem_v2", calls.cuDeviceTotalMem_v2(out.address, device));
     const totalBytes = out.u64();
+    check("cuDeviceGetUuid_v2", calls.cuDeviceGetUuid_v2(out.address, device));
+    const uuid = Buffer.from(out.view.buffer, out.view.byteOffset, 16).toString("hex");
     const [major, minor] = [attribute("COMPUTE_CAPABILITY_MAJOR"), attribute("COMPUTE_CAPABILITY_MINOR")];
     const limits = {
       multiprocessors: attribute("MULTIPROCESSOR_COUNT"),
       computeCapability: 10 * major + minor,
       sharedMemory: attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
     };
-    return { ordinal, name, limits, totalBytes, clockKilohertz: attribute("CLOCK_RATE") };
+    return { ordinal, uuid, name, limits, totalBytes, clockKilohertz: attribute("CLOCK_RATE") };
   });
 }
 
 /**
- * The GPU that a `--device` setting names: "cuda" is the first one.
+ * The GPU that a `--device` setting names: "cuda" is the first one or, for the ranks of a machine, one for each if there are
+ * several.
  *
+ * @param localRank the rank's place among those of this machine
  * @throws InputError for one that is missing or too old
  */
-export function chooseGpu(gpus: readonly GpuFacts[], device: string): GpuFacts {
-  const ordinal = Number(device.split(":")[1] ?? 0);
+export function chooseGpu(gpus: readonly GpuFacts[], device: string, localRank = 0): GpuFacts {
+  const named = device.split(":")[1];
+  const ordinal = named === undefined ? (gpus.length > 1 ? localRank : 0) : Number(named);
   const chosen = gpus[ordinal];
   const list = gpus.map((gpu) => `cuda:${gpu.ordinal} ${gpu.name}`).join(", ");
+  if (!chosen && named === undefined && gpus.length > 0)
+    throw new InputError(
+      `device ${device}: rank ${localRank} of this machine has no GPU: there are ${list}; start at most one rank for each`,
+    );
   if (!chosen)
     throw new InputError(
       `device ${device}: ${gpus.length === 0 ? "the driver shows no GPU; see nvidia-smi and CUDA_VISIBLE_DEVICES" : `there are ${list}; name one of them`}`,

@@ -6,11 +6,13 @@ import { attentionBackwardKernels, attentionBackwardOps } from "./ops/attention-
 import { attentionWarpgroupKernels } from "./ops/attention-warpgroup.ts";
 import { biasKernels, biasOps } from "./ops/bias.ts";
 import { embeddingKernels, embeddingOps } from "./ops/embedding.ts";
+import { expertKernels, expertOps } from "./ops/experts.ts";
 import { flatKernels, flatOps } from "./ops/flat.ts";
 import { gluKernels, gluOps } from "./ops/glu.ts";
 import { lmHeadOps } from "./ops/lm-head.ts";
 import { logSoftmaxKernels } from "./ops/log-softmax.ts";
 import { matmulOps } from "./ops/matmul.ts";
+import { nf4Kernels } from "./ops/nf4.ts";
 import { rmsnormKernels, rmsnormOps } from "./ops/rmsnorm.ts";
 import { ropeKernels, ropeOps } from "./ops/rope.ts";
 import { sampleKernels, sampleOps } from "./ops/sample.ts";
@@ -25,9 +27,11 @@ export const kernelDefinitions: readonly KernelDefinition[] = [
   attentionWarpgroupKernels,
   biasKernels,
   embeddingKernels,
+  expertKernels,
   flatKernels,
   gluKernels,
   logSoftmaxKernels,
+  nf4Kernels,
   rmsnormKernels,
   ropeKernels,
   sampleKernels,
@@ -36,15 +40,17 @@ export const kernelDefinitions: readonly KernelDefinition[] = [
 /** Every op of the interface; a missing one is a type error. */
 export function cudaOps(runtime: CudaRuntime, products: Products): Ops {
   const matmul = matmulOps(runtime, products);
+  const flat = flatOps(runtime);
   return {
     ...matmul,
-    ...lmHeadOps(runtime, matmul),
-    ...adamwOps(runtime),
+    ...lmHeadOps(runtime, { ...matmul, ...flat }),
+    ...adamwOps(runtime, flat.add),
     ...attentionOps(runtime),
     ...attentionBackwardOps(runtime),
     ...biasOps(runtime),
     ...embeddingOps(runtime),
-    ...flatOps(runtime),
+    ...expertOps(runtime),
+    ...flat,
     ...gluOps(runtime),
     ...rmsnormOps(runtime),
     ...ropeOps(runtime),

@@ -8,6 +8,7 @@ import { elementCount, tensor } from "../../tensor/tensor.ts";
 import type { Device, Ops, Weight } from "../device.ts";
 import type { Gpu } from "./gpu.ts";
 import type { GpuMemory } from "./memory.ts";
+import { cudaNf4Layout } from "./ops/nf4.ts";
 import { type PinnedPiece, pinnedPiece } from "./pinned.ts";
 
 const PIECE_BYTES = 8 * 2 ** 20;
@@ -16,9 +17,14 @@ const SLOT = 1;
 /** Upper bound of the scratch used in either direction. */
 export const parameterScratchBytes = PIECE_BYTES;
 
-export type Parameters = Pick<Device, "loadParameter" | "saveParameter">;
+export type Parameters = Pick<Device, "loadParameter" | "saveParameter" | "nf4Layout" | "loadCodes">;
 
-export function openParameters(gpu: Gpu, memory: GpuMemory, ops: Pick<Ops, "cast">): Parameters {
+export function openParameters(
+  gpu: Gpu,
+  memory: GpuMemory,
+  ops: Pick<Ops, "cast">,
+  upload: Device["upload"],
+): Parameters {
   const pieces: PinnedPiece[] = [];
   /** One of the two pieces. */
   const piece = (index: number): PinnedPiece =>
@@ -71,6 +77,11 @@ export function openParameters(gpu: Gpu, memory: GpuMemory, ops: Pick<Ops, "cast
       }
       empty?.();
       if (direct) gpu.synchronize();
+    },
+    nf4Layout: cudaNf4Layout,
+    loadCodes(w, codes, from) {
+      const at = w.address + cudaNf4Layout(w.shape).codes + (from * rowsOf(w)) / 2;
+      upload(tensor(w.name, at, "uint8", [codes.length]), codes);
     },
   };
 }

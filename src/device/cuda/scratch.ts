@@ -6,6 +6,7 @@ import { biasScratch } from "./ops/bias.ts";
 import { flatScratch } from "./ops/flat.ts";
 import { lmHeadScratch } from "./ops/lm-head.ts";
 import { matmulScratch } from "./ops/matmul.ts";
+import { nf4Scratch } from "./ops/nf4.ts";
 import { rmsnormScratch } from "./ops/rmsnorm.ts";
 import { parameterScratchBytes } from "./parameters.ts";
 import type { CudaLimits } from "./runtime.ts";
@@ -22,6 +23,6 @@ function scratchSlots(sizes: ScratchSizes, limits: CudaLimits): [number, number,
   return [
     Math.max(...bounds.map((bound) => bound(sizes, limits))),
     Math.max(matmulScratch(sizes, limits), parameterScratchBytes),
-    Math.max(matmulScratch(sizes, limits), lmHeadScratch(sizes, limits)),
+    Math.max(matmulScratch(sizes, limits), lmHeadScratch(sizes, limits), nf4Scratch(sizes, limits)),
   ];
 }

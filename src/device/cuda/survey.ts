@@ -4,6 +4,7 @@
  */
 import { openCublas } from "../../../ffi/bindings/cublas.ts";
 import { type Driver, openDriver, versionText } from "../../../ffi/bindings/cuda.ts";
+import { openNccl } from "../../../ffi/bindings/nccl.ts";
 import { majorVersions, type SearchOptions } from "../../../ffi/bindings/nvidia-libraries.ts";
 import { openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { RunError } from "../../errors.ts";
@@ -24,6 +25,8 @@ export interface CudaSurvey {
   }[];
   readonly cublas: LibraryFacts;
   readonly nvrtc: LibraryFacts;
+  /** Between the GPUs of several ranks. */
+  readonly nccl: LibraryFacts;
 }
 
 function attempt<T extends object>(work: () => T): T | { missing: string } {
@@ -55,5 +58,6 @@ export function surveyCuda(options: SearchOptions = {}): CudaSurvey {
     gpus: "missing" in gpus ? [] : gpus,
     cublas: attempt(() => library(openCublas(options, versions))),
     nvrtc: attempt(() => library(openNvrtc(options, versions))),
+    nccl: attempt(() => library(openNccl(options))),
   };
 }

@@ -4,9 +4,9 @@
  */
 import type { MicroBatch } from "../../model/micro-batches.ts";
 import { backwardValues, forwardValues } from "../../model/scalar-head.ts";
-import { type OptimizerSettings, optimizerStep } from "../../optim/adamw.ts";
+import type { OptimizerSettings } from "../../optim/adamw.ts";
 import type { Critic } from "../../session/critic.ts";
-import { passesOf } from "../../session/gradient-shards.ts";
+import { passesOf, stepAfter } from "../../session/gradient-shards.ts";
 import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
 import { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "../loss/value.ts";
 import { packed, type Sample, type Weighed } from "../sample.ts";
@@ -49,6 +49,6 @@ export async function criticStep(
     return metrics;
   };
   const passes = await passesOf(device, optimizer, shards, packed(samples), settings.microBatchTokens, pass);
-  const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate, passes.norm);
+  const norm = await stepAfter(device, critic, passes, settings.optimizer, learningRate);
   return { ...foldMetrics(passes.results), "value/grad_norm": norm, "value/learning_rate": learningRate };
 }

@@ -5,13 +5,15 @@
  * produce the samples and report on them.
  */
 import type { Model } from "../../model/model.ts";
+import { routeShape } from "../../model/routes.ts";
 import { learningRate, type ScheduleSettings, scheduleOf } from "../../optim/schedule.ts";
 import type { Critic } from "../../session/critic.ts";
 import type { TrainedModel } from "../../session/policy.ts";
+import { routesOf } from "../../session/step-routes.ts";
 import { type GenerationStep, samplesOfStep, wholeGeneration } from "../generation-steps.ts";
 import type { OwnLoss } from "../loss/config.ts";
 import type { ValueLossConfig } from "../loss/value.ts";
-import type { Weighed } from "../sample.ts";
+import { packed, type Weighed } from "../sample.ts";
 import { criticStep } from "./critic-update.ts";
 import {
   appliedEntropyCoef,
@@ -26,7 +28,9 @@ import { type PolicyUpdateConfig, updateSettings, updateStep } from "./policy-up
 
 export interface LearnerOptions {
   readonly policy: TrainedModel;
-  readonly config: PolicyUpdateConfig & EntropySettings & ScheduleSettings & { readonly numIterations: number };
+  readonly config: PolicyUpdateConfig &
+    EntropySettings &
+    ScheduleSettings & { readonly numIterations: number; readonly routerReplay?: boolean };
   /** In place of `config.lossType`. */
   readonly ownLoss?: OwnLoss | null | undefined;
   /** PPO's critic with its settings; null for none. */
@@ -102,7 +106,7 @@ export function createLearner(options: LearnerOptions): Learner {
     step++;
     control = nextEntropyControl(control, update.meanEntropy, config);
     if (reference && step % reference.everySteps === 0)
-      await mixReference(reference.model, policy.optimizer, reference.alpha);
+      await mixReference(reference.model, policy.optimizer, reference.alpha, policy.shards);
     const metrics = { ...update.metrics, ...valued };
     const { logprobs, entropies } = update;
     return { logprobs, entropies, metrics: { ...metrics, ...entropyMetrics(metrics, control, config) } };
@@ -127,7 +131,8 @@ export function createLearner(options: LearnerOptions): Learner {
           onTokens?.(tokens);
         },
       };
-      let current = samples;
+      const count = cut.length * config.numIterations;
+      let current = await withReplay(policy, samples, config, count, context.onTokens);
       for (let iteration = 0; iteration < config.numIterations; iteration++)
         for (const part of cut) {
           if (step >= end) break;
@@ -155,4 +160,23 @@ function withOldLogprobs(
   if (members.every((member) => samples[member]!.oldLogprobs)) return samples;
   const own = new Map(members.map((member, k) => [member, logprobs[k]!]));
   return samples.map((sample, i) => ({ ...sample, oldLogprobs: sample.oldLogprobs ?? own.get(i) ?? null }));
+}
+
+/**
+ * The samples with the routes that their tokens take in every step, or without any if the trained router chooses. Where the
+ * sampler's are unknown, those of the model before the first of several steps are the same to the bit on a device that samples
+ * exactly on-policy.
+ */
+async function withReplay(
+  policy: TrainedModel,
+  samples: readonly Weighed[],
+  { routerReplay = true, microBatchTokens }: LearnerOptions["config"],
+  steps: number,
+  onTokens: (tokens: number) => void,
+): Promise<readonly Weighed[]> {
+  if (routeShape(policy.model.config) === null) return samples;
+  if (!routerReplay) return samples.map((sample) => ({ ...sample, routes: null }));
+  if (steps === 1 || samples.every(({ routes }) => routes)) return samples;
+  const routes = await routesOf(policy, packed(samples), microBatchTokens, onTokens);
+  return samples.map((sample, i) => ({ ...sample, routes: routes[i]! }));
 }

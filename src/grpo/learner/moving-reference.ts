@@ -5,7 +5,8 @@
 import { breathe } from "../../device/breathe.ts";
 import type { Model } from "../../model/model.ts";
 import type { OptimizerState } from "../../optim/adamw.ts";
-import { tensor } from "../../tensor/tensor.ts";
+import type { GradientShards } from "../../session/gradient-shards.ts";
+import { rows, tensor } from "../../tensor/tensor.ts";
 
 /**
  * π_ref ← α·π + (1 − α)·π_ref, weight by weight, on the device. Computed in float32 from the policy's masters and
@@ -14,17 +15,25 @@ import { tensor } from "../../tensor/tensor.ts";
  *
  * @param policy the optimizer of the policy's weights
  * @param alpha `ref_model_mixup_alpha`, 0 ≤ α ≤ 1
+ * @param shards gives other ranks what this one has moved
  */
-export async function mixReference(reference: Model, policy: OptimizerState, alpha: number): Promise<void> {
+export async function mixReference(
+  reference: Model,
+  policy: OptimizerState,
+  alpha: number,
+  shards: Pick<GradientShards, "division" | "share"> | null = null,
+): Promise<void> {
   if (alpha === 0) return;
   const { ops } = reference.device;
-  const targets = new Map(reference.weights.all.map((weight) => [weight.name, weight]));
-  for (const { weight, master, gradient: scratch } of policy.parameters) {
-    const to = targets.get(weight.name);
-    if (!to) throw new Error(`the reference has no ${weight.name}`);
-    const target = tensor(to.name, to.address, to.dtype, [to.elements]);
-    if (to.dtype === "float32") {
-      ops.cast(scratch, master);
+  const targets = new Map(
+    reference.weights.all.map(({ name, address, dtype, elements }) => [name, tensor(name, address, dtype, [elements])]),
+  );
+  for (const { name, from, weight, master, gradient: scratch } of policy.parts) {
+    const whole = targets.get(name);
+    if (!whole) throw new Error(`the reference has no ${name}`);
+    const target = rows(whole, from, weight.elements);
+    if (target.dtype === "float32") {
+      ops.cast(scratch, master!);
       ops.scale(scratch, alpha);
       ops.scale(target, 1 - alpha);
       ops.add(target, scratch);
@@ -38,4 +47,5 @@ export async function mixReference(reference: Model, policy: OptimizerState, alp
     }
     await breathe();
   }
+  if (shards?.division.zero) await shards.share(targets);
 }

@@ -3,20 +3,22 @@
  * over packed micro-batches. learner.ts decides which samples a step takes, and how often.
  */
 
+import { balanced, loadMetrics, loadOfPass } from "../../model/expert-load.ts";
 import {
   type Activations,
   backward,
   type Derivatives,
+  type EntryScores,
   forward,
   forwardBackward,
-  type Scores,
 } from "../../model/lm-head.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../../model/micro-batches.ts";
 import type { Model } from "../../model/model.ts";
-import { type AdamSettings, type OptimizerSettings, optimizerSettings, optimizerStep } from "../../optim/adamw.ts";
+import { type AdamSettings, type OptimizerSettings, optimizerSettings } from "../../optim/adamw.ts";
 import { divided, type Ranks } from "../../ranks/ranks.ts";
-import { passesOf } from "../../session/gradient-shards.ts";
+import { passesOf, stepAfter } from "../../session/gradient-shards.ts";
 import type { TrainedModel } from "../../session/policy.ts";
+import { routed } from "../../session/step-routes.ts";
 import type { LossCompletion, LossConfig, OwnLoss } from "../loss/config.ts";
 import { computeLoss, isTokenwise, tokenDerivatives } from "../loss/loss.ts";
 import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
@@ -28,6 +30,8 @@ export interface PolicyUpdateSettings {
   readonly optimizer: OptimizerSettings;
   readonly temperature: number;
   readonly microBatchTokens: number;
+  /** Weight of the loss of an unbalanced load of experts; null or missing: the model's own. */
+  readonly routerAuxLossCoef?: number | null;
 }
 
 export interface UpdateOptions {
@@ -51,15 +55,16 @@ export interface PolicyUpdateConfig extends LossConfig, AdamSettings {
   readonly temperature: number;
   readonly microBatchTokens: number;
   readonly useKlInReward: boolean;
+  readonly routerAuxLossCoef?: number | null;
 }
 
 export function updateSettings(config: PolicyUpdateConfig, own: OwnLoss | null = null): PolicyUpdateSettings {
-  const { temperature, microBatchTokens } = config;
+  const { temperature, microBatchTokens, routerAuxLossCoef = null } = config;
   return {
     // A KL charged to the reward must not be charged again by the loss.
     loss: { ...config, own, ...(config.useKlInReward && { beta: 0 }) },
     optimizer: optimizerSettings(config),
-    ...{ temperature, microBatchTokens },
+    ...{ temperature, microBatchTokens, routerAuxLossCoef },
   };
 }
 
@@ -109,7 +114,7 @@ function derivativesOf(
   samples: readonly Weighed[],
   step: StepDenominators,
   loss: LossConfig,
-): (entries: Int32Array, scores: Scores) => Derivatives {
+): (entries: Int32Array, scores: EntryScores) => Derivatives {
   const owner = new Int32Array(entryStarts.at(-1)!);
   const derive = Array.from(completions, (index, i) => {
     owner.fill(i, entryStarts[i], entryStarts[i + 1]);
@@ -144,7 +149,7 @@ export async function updateStep(
 ): Promise<UpdateResult> {
   const { model, activations, optimizer, shards } = policy;
   const { device } = model;
-  const groups = packed(samples);
+  const { groups, experts } = await routed(policy, packed(samples, true), settings, onTokens);
   // The entropy threshold is for the whole step, so every entropy must be known before the first backward pass.
   const scores =
     settings.loss.topEntropyQuantile < 1
@@ -162,7 +167,8 @@ export async function updateStep(
   const tokenwise = isTokenwise(samples, settings.loss);
   const { gradients } = optimizer;
   const { temperature } = settings;
-  const pass = async (batch: MicroBatch) => {
+  const pass = async (cut: MicroBatch) => {
+    const batch = balanced(cut, experts?.slopes ?? null);
     const derive = tokenwise ? derivativesOf(batch, samples, step, settings.loss) : null;
     const scored = derive
       ? await forwardBackward(model, batch, activations, gradients, derive, temperature)
@@ -177,7 +183,8 @@ export async function updateStep(
     });
     if (!derive) await backward(model, batch, activations, gradients, result, temperature);
     onTokens?.(batch.tokens.length);
-    return { own, loss, entropySum, metrics };
+    const load = experts && loadOfPass(batch, scored.experts!.routes, experts.shape);
+    return { own, loss, entropySum, metrics, load, balanceLoss: scored.experts?.balanceLoss ?? 0 };
   };
   const passes = await passesOf(device, optimizer, shards, groups, settings.microBatchTokens, pass);
   const logprobs: Float32Array[] = [];
@@ -185,6 +192,8 @@ export async function updateStep(
   const parts: MetricParts[] = [];
   let loss = 0;
   let entropySum = 0;
+  let balanceLoss = 0;
+  const load = experts && new Float64Array(experts.shape.layers * experts.shape.experts);
   for (const result of passes.results) {
     for (const scored of result.own) {
       logprobs[scored.index] = scored.logprobs;
@@ -192,10 +201,18 @@ export async function updateStep(
     }
     loss += result.loss;
     entropySum += result.entropySum;
+    balanceLoss += result.balanceLoss;
+    result.load?.forEach((pairs, i) => {
+      load![i]! += pairs;
+    });
     parts.push(result.metrics);
   }
-  const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate, passes.norm);
-  const metrics = { loss, grad_norm: norm, learning_rate: learningRate, ...foldMetrics(parts) };
+  const norm = await stepAfter(device, policy, passes, settings.optimizer, learningRate);
+  const metrics = {
+    ...{ loss: loss + balanceLoss, grad_norm: norm, learning_rate: learningRate, ...foldMetrics(parts) },
+    ...(experts?.slopes && { aux_loss: balanceLoss / experts.coef }),
+    ...(experts && loadMetrics(load!, experts.shape)),
+  };
   const meanEntropy = step.entropyTokens === 0 ? null : entropySum / step.entropyTokens;
   return { metrics, logprobs, entropies, meanEntropy };
 }

@@ -1,6 +1,6 @@
 /**
  * NVIDIA's compiler without a GPU or a toolkit: the pinned wheels, unpacked by pip into the cache folder, never into the
- * repository. Prints the folder of the libraries; `--cublas` also fetches cuBLAS (445 MB), `--older` the older compilers (200
+ * repository. Prints the folder of the libraries; `--cublas` also fetches cuBLAS (445 MB), `--nccl` NCCL (200 MB), `--older` the older compilers (200
  * MB).
  *
  * pip unpacks into a temporary folder that is then renamed, so an interrupted fetch leaves nothing behind, and two at once are
@@ -25,6 +25,7 @@ const nvrtc: Wheels = { requirements: "requirements.txt", inside: cuda13, librar
 /** The newest compiler's version, as it reports it: "13.5". */
 export const newestVersion = pinnedVersion(nvrtc);
 const cublas: Wheels = { requirements: "requirements-cublas.txt", inside: cuda13, library: "libcublasLt.so.13" };
+const nccl: Wheels = { requirements: "requirements-nccl.txt", inside: "nvidia/nccl", library: "libnccl.so.2" };
 
 /** A compiler in use that is not the newest. */
 export interface OlderCompiler {
@@ -141,6 +142,11 @@ export async function fetchCublas(): Promise<string> {
   return join(await unpack(cublas), cuda13, "lib");
 }
 
+/** The folder that holds `libnccl.so.2`. @throws InputError as `fetchNvrtc` */
+export async function fetchNccl(): Promise<string> {
+  return join(await unpack(nccl), nccl.inside, "lib");
+}
+
 function fetched(wheels: Wheels): string | undefined {
   const folder = join(folderOf(wheels), wheels.inside, "lib");
   return existsSync(join(folder, wheels.library)) ? folder : undefined;
@@ -152,6 +158,9 @@ export const fetchedNvrtc = (): string | undefined => fetched(nvrtc);
 /** The folder of cuBLAS if it was fetched before; no network. */
 export const fetchedCublas = (): string | undefined => fetched(cublas);
 
+/** The folder of NCCL if it was fetched before; no network. */
+export const fetchedNccl = (): string | undefined => fetched(nccl);
+
 /** Path of `cuobjdump` or `nvdisasm`. */
 export async function fetchProgram(name: "cuobjdump" | "nvdisasm"): Promise<string> {
   return join(await unpack(nvrtc), cuda13, "bin", name);
@@ -161,6 +170,7 @@ if (import.meta.main) {
   try {
     console.log(await fetchNvrtc());
     if (process.argv.includes("--cublas")) console.log(await fetchCublas());
+    if (process.argv.includes("--nccl")) console.log(await fetchNccl());
     if (process.argv.includes("--older"))
       for (const compiler of olderCompilers) if (compiler.absent === null) console.log(await fetchOlder(compiler));
   } catch (error) {

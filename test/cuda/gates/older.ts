@@ -6,10 +6,10 @@ import type { Resources } from "./compiled.ts";
 import type { Table } from "./resources.ts";
 
 /**
- * Registers above the newest compiler's for the same architecture: the most is 18 (12.0, attention_forward_float32, 224 instead
- * of 206), where shared memory is what limits the blocks per multiprocessor.
+ * Registers above the newest compiler's for the same architecture: the most is 26 (12.8, attention_decode of more query heads
+ * than a block takes at once, 252 instead of 226), where a multiprocessor has two blocks of 128 threads in either case.
  */
-const MORE_REGISTERS = 24;
+const MORE_REGISTERS = 26;
 
 interface Spill {
   readonly version: string;
@@ -23,10 +23,19 @@ interface Spill {
 const twoBlocks =
   "64 registers, so that two blocks of 512 threads share a multiprocessor; 12.0 keeps some of a thread's state on the stack, which stays in the L1 cache, where the kernel waits for logits from memory";
 
+const division =
+  "13.0 saves two registers around the slow path of a division, once for every 256 elements of a warp; the kernel waits for memory";
+
 /** Kernels that spill, and why that is accepted. */
 export const knownSpills: readonly Spill[] = [
   { version: "12.0", architecture: 80, kernel: "sample", bytes: 16, reason: twoBlocks },
   { version: "12.0", architecture: 90, kernel: "sample", bytes: 48, reason: twoBlocks },
+  { version: "13.0", architecture: 90, kernel: "adamw_8bit", bytes: 8, reason: division },
+  {
+    ...{ version: "12.8", architecture: 120, kernel: "experts_forward", bytes: 8 },
+    reason:
+      "12.8 keeps a counter of the loop that copies operands to shared memory on the stack, beside four loads from memory; the loop of the products has none",
+  },
 ];
 
 /** Problems in an older compiler's result, in words, including listed spills that no longer occur. */

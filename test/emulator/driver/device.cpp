@@ -1,7 +1,10 @@
 // The one emulated device: its name, limits and attributes by compute capability. These are the figures that the driver reports
 // for a card of that generation; nothing here depends on the host machine.
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+
+#include <unistd.h>
 
 #include "driver.h"
 
@@ -117,7 +120,12 @@ namespace {
 Status write_uuid(unsigned char* uuid, int device) {
   if (!uuid) return invalid_value;
   if (device != 0) return invalid_device;
-  memcpy(uuid, "emulated-device0", 16);
+  // Each process has a GPU of its own, unless EMULATOR_GPU names one that several have.
+  memset(uuid, 0, 16);
+  if (const char* name = getenv("EMULATOR_GPU"))
+    memcpy(uuid, name, strnlen(name, 16));
+  else
+    snprintf(reinterpret_cast<char*>(uuid), 16, "emulated %d", getpid());
   return success;
 }
 }  // namespace

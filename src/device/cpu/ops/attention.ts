@@ -15,7 +15,7 @@ export function attentionOps(kernels: Kernels, { ropeForward }: Pick<Ops, "ropeF
   const headsForward: Ops["headsForward"] = (qkv, rstdQ, rstdK, raw, norms, positions, cos, sin, shape) => {
     const { buffers, sizes, strides } = headsArguments(qkv, raw, { norms, positions, cos, sin }, shape);
     const outputs = [qkv.address, addressOf(rstdQ), addressOf(rstdK)];
-    const last = [norms.epsilon, typeCode(qkv), typeCode(norms.q)];
+    const last = [norms.epsilon, norms.q.offset ?? 0, typeCode(qkv), typeCode(norms.q)];
     kernels.heads_forward(...outputs, ...buffers, ...sizes, ...strides, ...last);
   };
   const kvStore: Ops["kvStore"] = (pages, qkv, page, offset, shape) => {

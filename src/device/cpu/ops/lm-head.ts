@@ -3,14 +3,18 @@
  */
 import type { Kernels } from "../../../../ffi/bindings/cpu.ts";
 import type { Ops } from "../../device.ts";
-import { dim, inverseTemperature } from "../../operands.ts";
+import { cappedGradient, dim, inverseTemperature } from "../../operands.ts";
 
-type Products = Pick<Ops, "matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight">;
+type Products = Pick<
+  Ops,
+  "matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight" | "softcapForward" | "softcapBackward"
+>;
 
 export function lmHeadOps(kernels: Kernels, products: Products): Pick<Ops, "lmHeadForward" | "lmHeadBackward"> {
   return {
-    lmHeadForward(logprob, entropy, lse, logits, hidden, w, entryStart, targets, temperature) {
+    lmHeadForward(logprob, entropy, lse, logits, hidden, w, entryStart, targets, temperature, cap = null) {
       products.matmulForward(logits, hidden, w, null);
+      if (cap) products.softcapForward(logits, cap.cap);
       const buffers = [logprob, entropy, lse, logits, entryStart, targets].map((t) => t.address);
       kernels.log_softmax_forward(...buffers, dim(hidden, 0), dim(w, 0), inverseTemperature(temperature));
     },
@@ -28,13 +32,17 @@ export function lmHeadOps(kernels: Kernels, products: Products): Pick<Ops, "lmHe
       entropy,
       temperature,
       again,
+      cap = null,
     ) {
       if (again) products.matmulForward(logits, hidden, w, null);
-      const gradients = [logits, logits, dlogprob, dentropy];
+      if (again && cap) products.softcapForward(logits, cap.cap);
+      const dlogits = cap ? cappedGradient(cap, logits) : logits;
+      const gradients = [dlogits, logits, dlogprob, dentropy];
       const buffers = [...gradients, starts, targets, lse, entropy].map((t) => t.address);
       kernels.log_softmax_backward(...buffers, dim(hidden, 0), dim(w, 0), inverseTemperature(temperature));
-      products.matmulBackwardInput(dhidden, logits, w);
-      if (dw) products.matmulBackwardWeight(dw, logits, hidden, w);
+      if (cap) products.softcapBackward(dlogits, logits, cap.cap);
+      products.matmulBackwardInput(dhidden, dlogits, w);
+      if (dw) products.matmulBackwardWeight(dw, dlogits, hidden, w);
     },
   };
 }

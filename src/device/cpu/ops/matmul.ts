@@ -3,7 +3,7 @@ import type { Kernels } from "../../../../ffi/bindings/cpu.ts";
 import { columns } from "../../../tensor/tensor.ts";
 import type { Ops } from "../../device.ts";
 import { backwardInputSizes, backwardWeightSizes, dim, forwardSizes } from "../../operands.ts";
-import { addressOf, typeCode } from "../operands.ts";
+import { addressOf, typeCode, weightCode } from "../operands.ts";
 import { openTermTables } from "../terms.ts";
 
 type MatmulOp = "matmulForward" | "adaptedForward" | "matmulBackwardInput" | "matmulBackwardWeight" | "biasBackward";
@@ -14,7 +14,7 @@ export function matmulOps(kernels: Kernels): Pick<Ops, MatmulOp> {
     matmulForward(y, x, w, bias, accumulate = false, factor = 1) {
       const sizes = forwardSizes(y, x, w);
       const buffers = [y.address, x.address, w.address, addressOf(bias)];
-      const types = [typeCode(y), typeCode(x), typeCode(w)];
+      const types = [typeCode(y), typeCode(x), weightCode(w)];
       const strides = [y.rowStride, x.rowStride];
       kernels.matmul_forward(...buffers, ...sizes, ...strides, ...types, accumulate ? 1 : 0, factor);
     },
@@ -22,14 +22,14 @@ export function matmulOps(kernels: Kernels): Pick<Ops, MatmulOp> {
       const sizes = forwardSizes(y, x, w);
       for (const { down, b, from } of terms) forwardSizes(columns(y, from, dim(b, 0)), down, b);
       const buffers = [y.address, x.address, w.address, addressOf(bias), tables.of(terms)];
-      const types = [typeCode(y), typeCode(x), typeCode(w)];
+      const types = [typeCode(y), typeCode(x), weightCode(w)];
       const strides = [y.rowStride, x.rowStride];
       kernels.adapted_forward(...buffers, terms.length, ...sizes, ...strides, ...types, accumulate ? 1 : 0);
     },
     matmulBackwardInput(dx, dy, w, accumulate = false, factor = 1) {
       const sizes = backwardInputSizes(dx, dy, w);
       const buffers = [dx.address, dy.address, w.address];
-      const types = [typeCode(dx), typeCode(dy), typeCode(w)];
+      const types = [typeCode(dx), typeCode(dy), weightCode(w)];
       const strides = [dx.rowStride, dy.rowStride];
       kernels.matmul_backward_input(...buffers, ...sizes, ...strides, ...types, accumulate ? 1 : 0, factor);
     },

@@ -10,7 +10,7 @@ export function rmsnormOps(kernels: Kernels): Pick<Ops, "rmsnormForward" | "rmsn
       const [T, D] = normSizes(y, x, weight, heads);
       const buffers = [y.address, addressOf(rstd), x.address, weight.address];
       const types = [typeCode(y), typeCode(x), typeCode(weight)];
-      kernels.rmsnorm_forward(...buffers, T, heads, D, y.rowStride, x.rowStride, epsilon, ...types);
+      kernels.rmsnorm_forward(...buffers, T, heads, D, y.rowStride, x.rowStride, epsilon, weight.offset ?? 0, ...types);
     },
     rmsnormBackward(dx, dweight, dy, x, weight, rstd, dresidual, heads = 1) {
       const [T, D] = normSizes(dy, x, weight, heads);
@@ -19,7 +19,16 @@ export function rmsnormOps(kernels: Kernels): Pick<Ops, "rmsnormForward" | "rmsn
       const operands = [dx, dweight, dy, x, weight, rstd].map(addressOf);
       const strides = [dx.rowStride, dy.rowStride, x.rowStride];
       const types = [typeCode(x), typeCode(weight)];
-      kernels.rmsnorm_backward(...operands, addressOf(dresidual), T, heads, D, ...strides, ...types);
+      kernels.rmsnorm_backward(
+        ...operands,
+        addressOf(dresidual),
+        T,
+        heads,
+        D,
+        ...strides,
+        weight.offset ?? 0,
+        ...types,
+      );
     },
   };
 }

@@ -64,6 +64,12 @@ function tiling(bfloat16: boolean, headDim: number): Tiling {
   return { Dp, keyParts, queryParts: 1, keyBytes, queryBytes, sizes };
 }
 
+/** The same for layers with a window, of one head size. */
+const windowed = (plain: readonly Defines[]): Defines[] => [
+  ...plain.map((variant) => ({ ...variant, WINDOWED: 0 })),
+  ...plain.slice(0, 1).map((variant) => ({ ...variant, WINDOWED: 1 })),
+];
+
 const tilingSizes =
   (bfloat16: boolean) =>
   ({ HEAD_DIM }: Defines) =>
@@ -71,9 +77,9 @@ const tilingSizes =
 
 const keys =
   "dk:ptr dv:ptr slots:ptr dout:ptr q:ptr k:ptr v:ptr stats:ptr units:ptr segments:ptr " +
-  "T:i32 H:i32 Hkv:i32 ldd:i32 ldo:i32 ldq:i32";
+  "T:i32 H:i32 Hkv:i32 window:i32 ldd:i32 ldo:i32 ldq:i32";
 const queries =
-  "dq:ptr dout:ptr q:ptr k:ptr v:ptr stats:ptr tiles:ptr segments:ptr T:i32 H:i32 Hkv:i32 ldd:i32 ldo:i32 ldq:i32";
+  "dq:ptr dout:ptr q:ptr k:ptr v:ptr stats:ptr tiles:ptr segments:ptr T:i32 H:i32 Hkv:i32 window:i32 ldd:i32 ldo:i32 ldq:i32";
 
 export const attentionBackwardKernels = {
   prepare: {
@@ -101,7 +107,7 @@ export const attentionBackwardKernels = {
     parameters: `${keys} head_o:i32 head_q:i32 scale:f32`,
     threads: THREADS,
     sizes: tilingSizes(true),
-    variants: variants(["bf16"], ["DQKV_TYPE"]),
+    variants: windowed(variants(["bf16"], ["DQKV_TYPE"])),
   },
   queries: {
     file: "attention_backward.cu",
@@ -109,7 +115,7 @@ export const attentionBackwardKernels = {
     parameters: `${queries} head_o:i32 head_q:i32 scale:f32`,
     threads: THREADS,
     sizes: tilingSizes(true),
-    variants: variants(["bf16"], ["DQKV_TYPE"]),
+    variants: windowed(variants(["bf16"], ["DQKV_TYPE"])),
   },
   keysFloat32: {
     file: "attention_backward_float32.cu",
@@ -117,7 +123,7 @@ export const attentionBackwardKernels = {
     parameters: `${keys} scale:f32`,
     threads: THREADS,
     sizes: tilingSizes(false),
-    variants: variants(["float"], ["DOUT_TYPE", "DQKV_TYPE"]),
+    variants: windowed(variants(["float"], ["DOUT_TYPE", "DQKV_TYPE"])),
   },
   queriesFloat32: {
     file: "attention_backward_float32.cu",
@@ -125,7 +131,7 @@ export const attentionBackwardKernels = {
     parameters: `${queries} scale:f32`,
     threads: THREADS,
     sizes: tilingSizes(false),
-    variants: variants(["float"], ["DOUT_TYPE", "DQKV_TYPE"]),
+    variants: windowed(variants(["float"], ["DOUT_TYPE", "DQKV_TYPE"])),
   },
   sum: {
     file: "attention_backward_sum.cu",
@@ -189,7 +195,7 @@ function copies(t: Tensor, headDim: number): boolean {
 export function attentionBackwardOps(runtime: CudaRuntime): Pick<Ops, "attentionBackward"> {
   return {
     attentionBackward(dqkv, dout, qkv, out, lse, segments, _scratch, shape) {
-      const { heads, kvHeads, headDim, scale } = shape;
+      const { heads, kvHeads, headDim, scale, window = 0 } = shape;
       const [T, S] = [dim(qkv, 0), dim(segments, 0)];
       checkOperands(dqkv, dout, qkv, out, lse, shape);
       if (T === 0 || S === 0) return;
@@ -221,9 +227,9 @@ export function attentionBackwardOps(runtime: CudaRuntime): Pick<Ops, "attention
 
       const [dq, dk, dv] = qkvAddresses(dqkv, shape);
       const operands = [dy.address, ...headAddresses(x.address, x.head * bytesPerElement(qkv.dtype), shape)];
-      const sizes = [T, heads, kvHeads, dqkv.rowStride, dy.ld, x.ld];
+      const sizes = [T, heads, kvHeads, window, dqkv.rowStride, dy.ld, x.ld];
       const last = bfloat16 ? [dy.head, x.head, scale] : [scale];
-      const macros = { HEAD_DIM: headDim, DQKV_TYPE: macroType(dqkv.dtype) };
+      const macros = { HEAD_DIM: headDim, WINDOWED: window > 0 ? 1 : 0, DQKV_TYPE: macroType(dqkv.dtype) };
       const defines = bfloat16 ? macros : { ...macros, DOUT_TYPE: types.DOUT_TYPE };
       const { keys, queries, keysFloat32, queriesFloat32, sum } = attentionBackwardKernels;
       const keyKernel = runtime.kernel(bfloat16 ? keys : keysFloat32, defines);

@@ -40,8 +40,10 @@ function reachable(tensor: Tensor): boolean {
 }
 
 /** Whether the kernel takes these operands; BUN_GRPO_WARPGROUPS=0 refuses all, to compare with the other kernel. */
-export function takesWarpgroups(runtime: CudaRuntime, out: Tensor, qkv: Tensor, { headDim }: AttentionShape): boolean {
+export function takesWarpgroups(runtime: CudaRuntime, out: Tensor, qkv: Tensor, shape: AttentionShape): boolean {
+  const { headDim, window } = shape;
   return (
+    window === undefined &&
     runtime.limits.computeCapability === WARPGROUP_CAPABILITY &&
     process.env.BUN_GRPO_WARPGROUPS !== "0" &&
     (headDim === 64 || headDim === 128) &&

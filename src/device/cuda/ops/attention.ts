@@ -28,6 +28,13 @@ function variants(types: readonly string[], roles: readonly string[]): Defines[]
   );
 }
 
+/** The same for layers with a window, of one head size. */
+const windowed = (plain: readonly Defines[]): Defines[] => [
+  ...plain.map((variant) => ({ ...variant, WINDOWED: 0 })),
+  ...plain.slice(0, 1).map((variant) => ({ ...variant, WINDOWED: 1 })),
+];
+const isWindowed = ({ window }: AttentionShape): Defines => ({ WINDOWED: window === undefined ? 0 : 1 });
+
 /** Elements of a page's row: a multiple of 16 bytes in either type. */
 function paddedRow(headDim: number): number {
   return ceilDiv(headDim, 8) * 8;
@@ -43,13 +50,13 @@ const decodeResident = ({ HEAD_DIM, HEADS, MANY }: Defines) =>
 const decodeSizes = (variant: Defines) => ({ THREADS, BLOCKS: decodeResident(variant), ...pageSizes(variant) });
 /** Groups of query heads of usual models: 2 (Qwen3-0.6B), 3 and 4, 7 (Qwen2.5-0.5B), and more; in float32 one of them. */
 const decodeTypes = ["O_TYPE", "X_TYPE", "W_TYPE"];
-const decodeVariants = [
+const decodeVariants = windowed([
   ...variants(["float"], decodeTypes).map((variant) => ({ ...variant, HEADS: 4, MANY: 0 })),
   ...variants(["bf16"], decodeTypes).flatMap((variant) => [
     ...[2, 4, DECODE_HEADS].map((HEADS) => ({ ...variant, HEADS, MANY: 0 })),
     { ...variant, HEADS: DECODE_HEADS, MANY: 1 },
   ]),
-];
+]);
 
 /** Tile of a forward kernel: padded head size, rows of queries and of keys, bytes of shared memory. */
 function forwardTile(bfloat16: boolean, headDim: number) {
@@ -68,7 +75,7 @@ function forwardTile(bfloat16: boolean, headDim: number) {
 }
 
 const forwardParameters =
-  "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 H:i32 Hkv:i32 ldo:i64 ldq:i64 scale:f32";
+  "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 H:i32 Hkv:i32 window:i32 ldo:i64 ldq:i64 scale:f32";
 
 export const attentionKernels = {
   forward: {
@@ -77,7 +84,7 @@ export const attentionKernels = {
     parameters: forwardParameters,
     threads: THREADS,
     sizes: ({ HEAD_DIM }: Defines) => ({ THREADS, ...forwardTile(true, Number(HEAD_DIM)) }),
-    variants: variants(["bf16"], ["O_TYPE"]),
+    variants: windowed(variants(["bf16"], ["O_TYPE"])),
   },
   forwardFloat32: {
     file: "attention_forward_float32.cu",
@@ -85,14 +92,14 @@ export const attentionKernels = {
     parameters: forwardParameters,
     threads: THREADS,
     sizes: ({ HEAD_DIM }: Defines) => ({ THREADS, ...forwardTile(false, Number(HEAD_DIM)) }),
-    variants: variants(["float"], ["O_TYPE"]),
+    variants: windowed(variants(["float"], ["O_TYPE"])),
   },
   heads: {
     file: "heads.cu",
     name: "heads_forward",
     parameters:
       "qkv:ptr rstd_q:ptr rstd_k:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Hkv:i32 " +
-      "ldqkv:i64 ldraw:i64 eps:f32",
+      "ldqkv:i64 ldraw:i64 eps:f32 norm_offset:f32",
     threads: THREADS,
     sizes: (variant: Defines) => ({ THREADS, ...pageSizes(variant) }),
     variants: variants(["float", "bf16"], ["X_TYPE", "W_TYPE"]),
@@ -111,7 +118,7 @@ export const attentionKernels = {
     parameters:
       "out:ptr sums:ptr stats:ptr arrived:ptr key_pages:ptr value_pages:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr " +
       "cos:ptr sin:ptr page:ptr offset:ptr page_table:ptr prompt_lengths:ptr completion_lengths:ptr table_width:i32 H:i32 " +
-      "Hkv:i32 ldo:i64 ldraw:i64 eps:f32 scale:f32",
+      "Hkv:i32 window:i32 ldo:i64 ldraw:i64 eps:f32 norm_offset:f32 scale:f32",
     threads: THREADS,
     sizes: decodeSizes,
     variants: decodeVariants,
@@ -119,11 +126,7 @@ export const attentionKernels = {
 } as const satisfies Record<string, KernelDefinition>;
 
 /** @throws InputError for a head size that the kernels do not support */
-function checkHeads({ headDim, window }: AttentionShape): void {
-  if (window !== undefined)
-    throw new InputError(
-      `sliding_window ${window}: attention on CUDA has no windows; use --device cpu for this model, or set sliding_window to null if every sequence is shorter`,
-    );
+function checkHeads({ headDim }: AttentionShape): void {
   if (headDim > LARGEST_HEAD)
     throw new InputError(
       `head_dim ${headDim}: attention on CUDA takes heads of up to ${LARGEST_HEAD}; use --device cpu for this model`,
@@ -192,13 +195,26 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
       const outputs = [qkv.address, rstdQ?.address ?? 0, rstdK?.address ?? 0];
       const lanes = powerOfTwo(ceilDiv(shape.headDim / 2, unitElements(qkv, norms.q)), 1, 32);
       const grid = [ceilDiv(T * (H + 2 * Hkv), THREADS / lanes), 1, 1] as const;
-      runtime.launch(kernel, grid, THREADS, 0, ...outputs, ...buffers, T, H, Hkv, ...strides, norms.epsilon);
+      runtime.launch(
+        kernel,
+        grid,
+        THREADS,
+        0,
+        ...outputs,
+        ...buffers,
+        T,
+        H,
+        Hkv,
+        ...strides,
+        norms.epsilon,
+        norms.q.offset ?? 0,
+      );
     },
 
     attentionForward(out, lse, qkv, segments, shape) {
       checkHeads(shape);
       const [q, k, v] = qkvAddresses(qkv, shape);
-      const { heads, kvHeads, headDim, scale } = shape;
+      const { heads, kvHeads, headDim, scale, window = 0 } = shape;
       const [T, S] = [dim(qkv, 0), dim(segments, 0)];
       checkOut(out, qkv, shape);
       expectShape(
@@ -211,11 +227,12 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
       }
       const bfloat16 = qkv.dtype === "bfloat16";
       const definition = bfloat16 ? attentionKernels.forward : attentionKernels.forwardFloat32;
-      const kernel = runtime.kernel(definition, { HEAD_DIM: headDim, O_TYPE: macroType(out.dtype) });
+      const defines = { HEAD_DIM: headDim, O_TYPE: macroType(out.dtype), ...isWindowed(shape) };
+      const kernel = runtime.kernel(definition, defines);
       const { ROWS, SHARED_BYTES } = forwardTile(bfloat16, headDim);
       // Each segment adds at most one partial tile; blocks beyond the last tile return at once.
       const grid = [heads, ceilDiv(T, ROWS) + S, 1] as const;
-      const args = [out.address, lse?.address ?? 0, q, k, v, segments.address, S, heads, kvHeads];
+      const args = [out.address, lse?.address ?? 0, q, k, v, segments.address, S, heads, kvHeads, window];
       runtime.launch(kernel, grid, THREADS, SHARED_BYTES, ...args, out.rowStride, qkv.rowStride, scale);
     },
 
@@ -234,7 +251,7 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
     attentionDecode(out, qkv, raw, transform, place, pageTable, promptLengths, completionLengths, shape) {
       const { norms } = transform;
       const { pages, page, offset } = place;
-      const { heads, kvHeads, headDim, scale } = shape;
+      const { heads, kvHeads, headDim, scale, window = 0 } = shape;
       const { buffers } = headsArguments(qkv, raw, transform, shape);
       checkHeads(shape);
       checkOut(out, raw, shape);
@@ -249,6 +266,7 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
       const kernel = runtime.kernel(attentionKernels.decode, {
         ...{ HEAD_DIM: headDim, O_TYPE, X_TYPE, W_TYPE },
         ...decodeHeads(shape),
+        ...isWindowed(shape),
       });
       const splits = decodeSplits(B, width, shape, runtime.limits.multiprocessors);
       const partCount = splits > 1 ? B * heads * splits : 0;
@@ -256,8 +274,9 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
       const stats = sums + partCount * paddedRow(headDim) * 4;
       const outputs = [out.address, sums, stats, runtime.counters, pages.keys.address, pages.values.address];
       const tables = [page, offset, pageTable, promptLengths, completionLengths].map(({ address }) => address);
-      const sizes = [width, heads, kvHeads, out.rowStride, raw.rowStride];
-      const args = [...outputs, ...buffers, ...tables, ...sizes, norms?.epsilon ?? 0, scale];
+      const sizes = [width, heads, kvHeads, window, out.rowStride, raw.rowStride];
+      const scalars = [norms?.epsilon ?? 0, norms?.q.offset ?? 0, scale];
+      const args = [...outputs, ...buffers, ...tables, ...sizes, ...scalars];
       runtime.launch(kernel, [kvHeads, B, splits], THREADS, 0, ...args);
     },
   };

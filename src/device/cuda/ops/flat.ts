@@ -25,6 +25,8 @@ function definition(name: string, parameters: string, variants: readonly Defines
 
 export const flatKernels = {
   scale: definition("scale", "x:ptr n:i64 factor:f32"),
+  softcapForward: definition("softcap_forward", "x:ptr n:i64 cap:f32"),
+  softcapBackward: definition("softcap_backward", "dx:ptr y:ptr n:i64 cap:f32", [float, { ...float, Y_TYPE: "bf16" }]),
   add: definition("add", "y:ptr x:ptr n:i64"),
   fill: definition("fill", "x:ptr n:i64 value:f32"),
   cast: definition("cast", "y:ptr x:ptr n:i64", conversions),
@@ -76,7 +78,16 @@ export function castRows(runtime: CudaRuntime, y: Tensor, x: Tensor): void {
   launchRows(runtime, flatKernels.castRows, [y, x], [rows, width], ...args);
 }
 
-type FlatOp = "addMasters" | "sumSquares" | "scale" | "add" | "fill" | "cast" | "gatherRows" | "scatterRows";
+type FlatOp =
+  | "sumSquares"
+  | "scale"
+  | "softcapForward"
+  | "softcapBackward"
+  | "add"
+  | "fill"
+  | "cast"
+  | "gatherRows"
+  | "scatterRows";
 
 export function flatOps(runtime: CudaRuntime): Pick<Ops, FlatOp> {
   const kernels = flatKernels;
@@ -94,8 +105,15 @@ export function flatOps(runtime: CudaRuntime): Pick<Ops, FlatOp> {
       const n = elementCount(x.shape);
       launchFlat(runtime, kernels.scale, float, n, 4, x.address, n, factor);
     },
+    softcapForward(x, cap) {
+      const n = elementCount(x.shape);
+      launchFlat(runtime, kernels.softcapForward, float, n, 4, x.address, n, cap);
+    },
+    softcapBackward(dx, y, cap) {
+      const n = elementCount(dx.shape);
+      launchFlat(runtime, kernels.softcapBackward, typesOf(dx, y), n, 4, dx.address, y.address, n, cap);
+    },
     add,
-    addMasters: (y, _w, master) => add(y, master),
     cast(y, x) {
       const n = elementCount(x.shape);
       launchFlat(runtime, kernels.cast, typesOf(y, x), n, unitElements(y, x), y.address, x.address, n);

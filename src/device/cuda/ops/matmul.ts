@@ -15,6 +15,7 @@ import type { Products } from "../products.ts";
 import type { CudaRuntime, ScratchBound } from "../runtime.ts";
 import { addBias } from "./bias.ts";
 import { castRows } from "./flat.ts";
+import { decoded } from "./nf4.ts";
 
 type MatmulOp = "matmulForward" | "adaptedForward" | "matmulBackwardInput" | "matmulBackwardWeight";
 
@@ -32,8 +33,8 @@ function columnMajor(t: Tensor, transposed = false): ColumnMajor {
   return { address: t.address, dtype: computeType(t), stride: Math.max(1, t.rowStride), transposed };
 }
 
-function matrixOf({ name, address, dtype, shape }: Weight): Tensor {
-  return tensor(name, address, dtype, shape);
+function matrixOf(runtime: CudaRuntime, w: Weight): Tensor {
+  return w.quantized ? decoded(runtime, w) : tensor(w.name, w.address, w.dtype, w.shape);
 }
 
 function widely({ address, rowStride, dtype }: Tensor): boolean {
@@ -68,8 +69,9 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
       const [m, n, k] = forwardSizes(y, x, w);
       if (m === 0 || n === 0) return;
       const left = as(w.dtype, x, 1);
+      const matrix = matrixOf(runtime, w);
       const product = (to: Tensor, add: boolean) => {
-        const [a, b] = [columnMajor(matrixOf(w), true), columnMajor(left)];
+        const [a, b] = [columnMajor(matrix, true), columnMajor(left)];
         return { m: n, n: m, k, a, b, c: columnMajor(to), accumulate: add, factor };
       };
       const writes = y.dtype === "float32" || w.dtype === "bfloat16";
@@ -79,7 +81,7 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
       }
       // The epilogue needs a bias of the result's type, and operands with aligned rows.
       const epilogue = bias.dtype === y.dtype && bias.address % 16 === 0 && k > 0 && factor === 1;
-      const aligned = [y, left, matrixOf(w)].every(widely);
+      const aligned = [y, left, matrix].every(widely);
       if (writes && epilogue && aligned && products.multiplyWithBias(product(y, accumulate), bias.address)) return;
       // A bfloat16 result that can represent its bias is rounded only once, at the end of the product.
       const exact = y.dtype === "float32" || (bias.dtype === "bfloat16" && !accumulate);
@@ -95,7 +97,7 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
     matmulBackwardInput(dx, dy, w, accumulate = false, factor = 1) {
       const [m, n, k] = backwardInputSizes(dx, dy, w);
       if (m === 0 || k === 0) return;
-      const [a, b] = [columnMajor(matrixOf(w)), columnMajor(as(w.dtype, dy, 1))];
+      const [a, b] = [columnMajor(matrixOf(runtime, w)), columnMajor(as(w.dtype, dy, 1))];
       const writes = dx.dtype === "float32" || w.dtype === "bfloat16";
       into(dx, writes, accumulate, (to) =>
         products.multiply({ m: k, n: m, k: n, a, b, c: columnMajor(to), accumulate, factor }),

@@ -32,7 +32,7 @@ export const rmsnormKernels = {
   forward: {
     file: "rmsnorm.cu",
     name: "rmsnorm_forward",
-    parameters: "y:ptr rstd:ptr x:ptr weight:ptr T:i32 H:i32 D:i32 ldy:i32 ldx:i32 eps:f32",
+    parameters: "y:ptr rstd:ptr x:ptr weight:ptr T:i32 H:i32 D:i32 ldy:i32 ldx:i32 eps:f32 offset:f32",
     threads: ROW_BLOCK,
     sizes,
     // the residual stream is float32; heads have the model's type
@@ -40,13 +40,15 @@ export const rmsnormKernels = {
       forwardTypes("float", "float", "float"),
       forwardTypes("bf16", "float", "bf16"),
       forwardTypes("bf16", "bf16", "bf16"),
+      // what attention and MLP add to the stream
+      forwardTypes("float", "float", "bf16"),
     ],
   },
   backward: {
     file: "rmsnorm.cu",
     name: "rmsnorm_backward",
     parameters:
-      "dx:ptr partial:ptr dy:ptr x:ptr weight:ptr rstd:ptr dresidual:ptr T:i32 H:i32 D:i32 lddx:i32 lddy:i32 ldx:i32 ldr:i32",
+      "dx:ptr partial:ptr dy:ptr x:ptr weight:ptr rstd:ptr dresidual:ptr T:i32 H:i32 D:i32 lddx:i32 lddy:i32 ldx:i32 ldr:i32 offset:f32",
     threads: ROW_BLOCK,
     sizes,
     // float32; into the residual stream's gradient; the last norm's, in place; heads
@@ -55,6 +57,8 @@ export const rmsnormKernels = {
       backwardTypes("float", "bf16", "float", "bf16"),
       backwardTypes("bf16", "bf16", "float", "bf16"),
       backwardTypes("bf16", "bf16", "bf16", "bf16"),
+      // of what attention and MLP add
+      backwardTypes("bf16", "float", "float", "bf16"),
     ],
   },
 } as const satisfies Record<string, KernelDefinition>;
@@ -77,7 +81,11 @@ function backwardBlocks(rows: number, D: number, { multiprocessors }: CudaLimits
 }
 
 export const rmsnormScratch: ScratchBound = ({ hiddenSize, attention }, limits) =>
-  Math.max(...[hiddenSize, attention.headDim].map((D) => 4 * D * backwardBlocks(Number.MAX_SAFE_INTEGER, D, limits)));
+  Math.max(
+    ...[hiddenSize, attention.heads * attention.headDim].map(
+      (D) => 4 * D * backwardBlocks(Number.MAX_SAFE_INTEGER, D, limits),
+    ),
+  );
 
 const type = (operand: { readonly dtype: DType }) => macroType(operand.dtype);
 
@@ -88,7 +96,15 @@ export function rmsnormOps(runtime: CudaRuntime): Pick<Ops, "rmsnormForward" | "
       const kernel = runtime.kernel(rmsnormKernels.forward, forwardTypes(type(y), type(x), type(weight)));
       const [across, down] = blockOf(D);
       const args = [y.address, rstd?.address ?? 0, x.address, weight.address, T, heads, D, y.rowStride, x.rowStride];
-      runtime.launch(kernel, [ceilDiv(T * heads, down), 1, 1], [across, down, 1], 0, ...args, epsilon);
+      runtime.launch(
+        kernel,
+        [ceilDiv(T * heads, down), 1, 1],
+        [across, down, 1],
+        0,
+        ...args,
+        epsilon,
+        weight.offset ?? 0,
+      );
     },
     rmsnormBackward(dx, dweight, dy, x, weight, rstd, dresidual, heads = 1) {
       const [T, D] = normSizes(dy, x, weight, heads);
@@ -121,6 +137,7 @@ export function rmsnormOps(runtime: CudaRuntime): Pick<Ops, "rmsnormForward" | "
         dy.rowStride,
         x.rowStride,
         dresidual?.rowStride ?? 0,
+        weight.offset ?? 0,
       );
       if (dweight) addColumnSums(runtime, dweight.address, partial, blocks, D);
     },
