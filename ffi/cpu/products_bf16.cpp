@@ -26,9 +26,9 @@ static constexpr int64_t GROUP_BYTES = 896 << 10;
 #else
 static constexpr int64_t GROUP_BYTES = 448 << 10;
 #endif
-// Rows of a block at most, and at least where more tasks would need smaller ones; of one that goes by pairs. Every block reads B
-// from beyond L2.
-static constexpr int64_t ROWS = 1024, FEWEST_ROWS = 128, PAIRS_ROWS = 256;
+// Rows of a block at most, and at least where more tasks would need smaller ones; of one that goes by pairs; and what is few. Every
+// block reads B from beyond L2.
+static constexpr int64_t ROWS = 1024, FEWEST_ROWS = 128, PAIRS_ROWS = 256, FEW_ROWS = 64;
 // Bytes of a block's sums, and of its rows if they are converted.
 static constexpr int64_t SUMS_BYTES = 2 << 20, ROWS_BYTES = 2 << 20;
 // A whole operand that is converted for all tasks takes at most this many bytes; the tests make it small.
@@ -308,9 +308,9 @@ struct Division {
 
 static Division divided(int64_t M, int64_t panels, int64_t depth, bool converted, bool in_place) {
   Division d;
-  // A strip or two read B once or twice: whatever they do, it comes from memory.
-  const bool few = M <= 2 * STRIP && !converted && in_place;
-  const int64_t parts = few ? 1 : ceil_div(depth, DEPTH);
+  // For few rows, B comes from memory whatever they do: then a pair of panels is used by all of them at once.
+  const bool few = M <= FEW_ROWS && !converted && in_place;
+  const int64_t parts = few && M <= 2 * STRIP ? 1 : ceil_div(depth, DEPTH);
   // Tasks for each thread: more of them even out, fewer repeat less.
   const int64_t wanted = (few ? 8 : converted ? 2 : 4) * thread_total();
   d.part = ceil_div(ceil_div(depth, parts), GROUP) * GROUP;
@@ -319,7 +319,7 @@ static Division divided(int64_t M, int64_t panels, int64_t depth, bool converted
   const bool waiting = d.chunk < depth;
   // A group that is converted takes half of the space: the next one is converted meanwhile.
   const int64_t bytes = in_place ? GROUP_BYTES : GROUP_BYTES / 2;
-  const int64_t most = smaller(even(panels), larger(2, bytes / (2 * PANEL * d.chunk) / 2 * 2));
+  const int64_t most = few ? 2 : smaller(even(panels), larger(2, bytes / (2 * PANEL * d.chunk) / 2 * 2));
   if (in_place) {
     int64_t rows = smaller(waiting ? ROWS : ROWS / 2, M);
     if (converted) rows = smaller(rows, larger(STRIP, ROWS_BYTES / (2 * row_stride(d.chunk))));
@@ -382,7 +382,6 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
         // The group after this one, of the same chunk or of the next.
         const Panels next_b = [&] {
           if constexpr (!Right::IN_PLACE) return Panels{nullptr, 0};
-          else if (strips <= 2) return Panels{b.b + 2 * b.next, b.next};  // the pair after each one
           else if (last < end) return right.group(last, start, length);
           else if (stop < depth) return right.group(begin, stop, 0);
           else return Panels{nullptr, 0};
@@ -420,8 +419,7 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
               const bf16* pair = b.b + (p - first) * b.next + (k - start) * PANEL;
               // Rows of the strip after this one, from i · share on.
               const int64_t after = i * share, lines = larger(0, smaller(smaller(share, STRIP - after), rows - r - STRIP - after));
-              const Ahead ahead{next_b.b && (strips > 2 || p + 3 < last) ? next_b.b + (pair - b.b) : nullptr, next_b.next,
-                                strips > 2 ? s * 16 / strips : 0, strips > 2 ? (s + 1) * 16 / strips : 16,
+              const Ahead ahead{next_b.b ? next_b.b + (pair - b.b) : nullptr, next_b.next, s * 16 / strips, (s + 1) * 16 / strips,
                                 at + strip.after + after * strip.lda, strip.lda, strip.next,
                                 Left::CONVERTED && first == begin ? 0 : lines};
               const Block block{at, strip.lda, strip.next, pair, b.next, elements, from, to};
