@@ -109,7 +109,13 @@ export function openWorkspace(device: Device): Workspace {
     parameterRow(t, w, n) {
       const width = elementCount(w.shape.slice(1));
       const host = device.allocateHost(width * 4, "bench: a row");
-      device.saveParameter(host.address, "float32", { ...w, address: t.address, dtype: t.dtype as ComputeDType }, n, 1);
+      const held: Weight = {
+        ...w,
+        address: t.address,
+        dtype: t.dtype as ComputeDType,
+        layoutOf: w.layoutOf ?? w.dtype,
+      };
+      device.saveParameter(host.address, "float32", held, n, 1);
       const copy = new Float32Array(bytesAt(host.address, width * 4).slice(0));
       host.free();
       return copy;

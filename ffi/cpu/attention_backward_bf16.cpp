@@ -60,7 +60,7 @@ INLINE int64_t query_bytes(int64_t Dh) {
 
 // Maximum bytes of a thread's scratch memory.
 static int64_t attention_backward_bytes(int64_t group, int64_t Dh, int64_t longest) {
-  return (longest + 2 * KEYS) * key_bytes(Dh) + whole_groups(QUERY_TOKENS * group) * query_bytes(Dh) + 2 * 4096;
+  return (longest + 2 * KEYS) * key_bytes(Dh) + whole_groups(query_tokens(group) * group) * query_bytes(Dh) + 2 * 4096;
 }
 
 static TileKeys tile_keys(const TileGradient& g, int64_t blocks) {
@@ -140,26 +140,33 @@ static void read_queries(const TileGradient& g, int64_t start, int64_t from, int
   memset(t.dq, 0, pairs_of(g.width() / PANEL) * t.most * COLUMNS * 4);
 }
 
-// Rows r and r + 1 of a strip: scores and dP to P and dS. `row` counts from the strip's start, where `ds_rows` begins.
-template <class Visible, class Outside>
+// Rows r and r + 1 of a strip: scores and dP to P and dS. `row` counts from the strip's start, where `ds_rows` begins. MASKED:
+// not every row attends to every one of 64 keys.
+template <bool MASKED, class Visible, class Outside>
 INLINE void score_gradients(const TileQueries& t, float scale, int64_t r, int64_t row, const float* scores, const float* dscores,
                             bf16 (*ds_rows)[STRIP * KEYS], int64_t keys, const Visible& visible, const Outside& outside) {
   constexpr double LOG2_E = 1.4426950408889634;
   const V numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const V factor = set1(scale), in_powers = set1((float)((double)scale * LOG2_E)), hidden = set1(-INFINITY);
   V p[2][KEYS / W], ds[2][KEYS / W];
+#pragma GCC unroll 2
   for (int64_t i = 0; i < 2; i++) {
     const V limit = set1((float)visible(r + i)), shift = set1(-t.lse[r + i]), dot = set1(t.dot[r + i]);
     const V before = set1((float)outside(r + i));
 #pragma GCC unroll 4
     for (int64_t j = 0; j < KEYS / W; j++) {
-      p[i][j] = ds[i][j] = zero();
-      if (j * W >= keys || r + i >= t.count) continue;
+      if (MASKED && (j * W >= keys || r + i >= t.count)) {
+        p[i][j] = ds[i][j] = zero();
+        continue;
+      }
       const int64_t at = j / 2 * STRIP * COLUMNS + (row + i) * COLUMNS + j % 2 * W;
       const V index = add(numbers, set1((float)(j * W)));
-      p[i][j] = exp2_of_negative(select_less(index, limit, fma(load(scores + at), in_powers, shift), hidden));
-      const V gradient = mul(mul(p[i][j], sub(load(dscores + at), dot)), factor);
-      ds[i][j] = select_less(index, limit, gradient, zero());
+      V x = fma(load(scores + at), in_powers, shift);
+      if (MASKED) x = select_less(index, limit, x, hidden);
+      p[i][j] = exp2_of_negative(x);
+      ds[i][j] = mul(mul(p[i][j], sub(load(dscores + at), dot)), factor);
+      if (!MASKED) continue;
+      ds[i][j] = select_less(index, limit, ds[i][j], zero());
       p[i][j] = select_less(index, before, zero(), p[i][j]);
       ds[i][j] = select_less(index, before, zero(), ds[i][j]);
     }
@@ -185,15 +192,15 @@ INLINE void score_gradients(const TileQueries& t, float scale, int64_t r, int64_
   }
 }
 
-// target [2][width][32] += left (width, most) · right, pairs of rows over `keys`.
+// target [2][width][32] += Σ left (width, most) · right, pairs of rows over `keys`.
 static void add_transposed(Tiles& tiles, float* target, const bf16* left, const bf16* right, int64_t width, int64_t most,
-                           int64_t keys) {
+                           int64_t keys, int64_t count, const Part* parts) {
   const int64_t panels = ceil_div(keys, PANEL), next = PANEL * most;
   for (int64_t i = 0; i < panels; i += 2)
     for (int64_t d = 0; d < width; d += STRIP) {
       float* c = target + (i / 2 * width + d) * COLUMNS;
       multiply(tiles, smaller(STRIP, width - d), smaller(2, panels - i),
-               Block{left + d * most, most, right + i * next, next, most, c, c}, [](int64_t) {});
+               Block{left + d * most, most, GROUP, right + i * next, next, most, c, c, count, parts}, [](int64_t) {});
     }
 }
 
@@ -207,31 +214,33 @@ static void block_gradients(Tiles& tiles, const TileGradient& g, const TileKeys&
   const int64_t depth = g.depth(), width = g.width(), panels = ceil_div(keys, PANEL);
   const bf16 *key = k.keys + b * KEYS * depth, *value = k.values + b * KEYS * depth, *over = k.over_keys + b * KEYS * width;
   const auto nothing = [](int64_t) {};
+  const Part of_dout[3] = {{0, 0}, {t.dout[1] - t.dout[0], 0}, {t.dout[2] - t.dout[0], 0}};
+  static constexpr Part of_ds[2] = {{0, 0}, {STRIP * KEYS, 0}};
   for (int64_t first = 0; first < t.most; first += STRIP) {
     const int64_t count = smaller(STRIP, t.most - first);
     for (int64_t i = 0; i < panels; i += 2) {
       const int64_t beside = smaller(2, panels - i), next = depth * PANEL;
       float *s = scores[0] + i / 2 * STRIP * COLUMNS, *ds = scores[1] + i / 2 * STRIP * COLUMNS;
-      multiply(tiles, count, beside, Block{t.q + first * depth, depth, key + i * next, next, depth, nullptr, s}, nothing);
-      for (bf16* const& part : t.dout)
-        multiply(tiles, count, beside,
-                 Block{part + first * depth, depth, value + i * next, next, depth, &part == t.dout ? nullptr : ds, ds},
-                 nothing);
+      multiply(tiles, count, beside, Block{t.q + first * depth, depth, GROUP, key + i * next, next, depth, nullptr, s}, nothing);
+      multiply(tiles, count, beside,
+               Block{t.dout[0] + first * depth, depth, GROUP, value + i * next, next, depth, nullptr, ds, 3, of_dout}, nothing);
     }
-    for (int64_t row = 0; row < count; row += 2)
-      score_gradients(t, g.scale, first + row, row, scores[0], scores[1], ds_rows, keys, visible, outside);
+    for (int64_t row = 0; row < count; row += 2) {
+      const int64_t r = first + row;
+      if (r + 2 <= t.count && smaller(visible(r), visible(r + 1)) >= KEYS && larger(outside(r), outside(r + 1)) <= 0)
+        score_gradients<false>(t, g.scale, r, row, scores[0], scores[1], ds_rows, keys, visible, outside);
+      else score_gradients<true>(t, g.scale, r, row, scores[0], scores[1], ds_rows, keys, visible, outside);
+    }
     for (int64_t i = 0; i < width / PANEL; i += 2) {
       float* c = t.dq + (i / 2 * t.most + first) * COLUMNS;
-      for (const bf16* part : ds_rows)
-        multiply(tiles, count, smaller(2, width / PANEL - i),
-                 Block{part, KEYS, over + i * KEYS * PANEL, KEYS * PANEL, whole_groups(keys), c, c}, nothing);
+      multiply(tiles, count, smaller(2, width / PANEL - i),
+               Block{ds_rows[0], KEYS, GROUP, over + i * KEYS * PANEL, KEYS * PANEL, whole_groups(keys), c, c, 2, of_ds}, nothing);
     }
   }
-  float *dkeys = k.dkeys + b * KEYS * width, *dvalues = k.dvalues + b * KEYS * width;
-  for (const bf16* part : t.ds) add_transposed(tiles, dkeys, t.q_t, part, width, t.most, keys);
-  add_transposed(tiles, dvalues, t.dout_t[0], t.p[0], width, t.most, keys);
-  add_transposed(tiles, dvalues, t.dout_t[0], t.p[1], width, t.most, keys);
-  add_transposed(tiles, dvalues, t.dout_t[1], t.p[0], width, t.most, keys);
+  const Part of_keys[2] = {{0, 0}, {0, t.ds[1] - t.ds[0]}};
+  const Part of_values[3] = {{0, 0}, {0, t.p[1] - t.p[0]}, {t.dout_t[1] - t.dout_t[0], 0}};
+  add_transposed(tiles, k.dkeys + b * KEYS * width, t.q_t, t.ds[0], width, t.most, keys, 2, of_keys);
+  add_transposed(tiles, k.dvalues + b * KEYS * width, t.dout_t[0], t.p[0], width, t.most, keys, 3, of_values);
 }
 
 // One segment and one key-value head: dq, dk and dv of its own tokens =, and its prefix's share to the rows of scratch from `share` on.
@@ -248,8 +257,9 @@ static void segment_gradients(const TileGradient& g, const int32_t* segment, int
   for (int64_t j = 0; j < prefix_length; j += KEYS) pack(j / KEYS, prefix_start + j, smaller(KEYS, prefix_length - j));
   for (int64_t j = 0; j < length; j += KEYS) pack(prefix_blocks + j / KEYS, start + j, smaller(KEYS, length - j));
   Tiles tiles;
-  for (int64_t from = 0; from < length; from += QUERY_TOKENS) {
-    const int64_t tokens = smaller(QUERY_TOKENS, length - from);
+  const int64_t tokens_at_once = query_tokens(g.group);
+  for (int64_t from = 0; from < length; from += tokens_at_once) {
+    const int64_t tokens = smaller(tokens_at_once, length - from);
     TileQueries t = tile_queries(g, tokens * g.group);
     read_queries(g, start, from, tokens, h, t);
     // keys before the window of token `from`, of the segment's own and with its prefix

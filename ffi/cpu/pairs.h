@@ -69,7 +69,15 @@ INLINE Pairs side_by_side(Halves first, Halves second) {
   return both;
 }
 
-// 32 adjacent elements as bfloat16; those from n on are zero.
+// 32 adjacent elements as bfloat16.
+INLINE Pairs whole_row(const bf16* p) {
+  Pairs row;
+  memcpy(&row, p, sizeof row);
+  return row;
+}
+INLINE Pairs whole_row(const float* p) { return rounded_halves(load(p), load(p + PANEL)); }
+
+// The same; those from n on are zero.
 INLINE Pairs whole_row(const bf16* p, int64_t n) {
   if (n < GROUP) return side_by_side(halves(p, n), halves(p + PANEL, n - PANEL));
   Pairs row;
@@ -80,7 +88,13 @@ INLINE Pairs whole_row(const float* p, int64_t n) {
   return rounded_halves(n > 0 ? load_upto(p, (int)n) : zero(), n > PANEL ? load_upto(p + PANEL, (int)(n - PANEL)) : zero());
 }
 
-// Row k of a block of 16 columns paired with the row after it. Rows from `rows` and columns from `columns` on are zero.
+// A row of 16 columns paired with the row after it.
+INLINE Pairs row_pairs(const bf16* row, int64_t ld) {
+  return paired(side_by_side(halves(row, PANEL), halves(row + ld, PANEL)));
+}
+INLINE Pairs row_pairs(const float* row, int64_t ld) { return paired(rounded_halves(load(row), load(row + ld))); }
+
+// The same for row k of a block. Rows from `rows` and columns from `columns` on are zero.
 INLINE Pairs row_pairs(const bf16* block, int64_t ld, int64_t k, int64_t rows, int64_t columns) {
   const Halves low = k < rows ? halves(block + k * ld, columns) : Halves{};
   const Halves high = k + 1 < rows ? halves(block + (k + 1) * ld, columns) : Halves{};

@@ -8,22 +8,29 @@
 // first rounded to nearest even. M, the threads and the blocking never change an element's bits (tile_bf16.h), so decoding
 // one row takes the same instruction as training on thousands.
 //
-// One loop serves all: a task owns a block of rows and a range of panels; two panels of B stay in L1 while strips of A pass
-// from L2. Sums stay in tiles over the whole reduction if it has at most DEPTH elements or the rows are few; otherwise they wait in
-// scratch memory between parts of it.
+// One loop serves all. A task owns a block of rows and a range of panels. It takes the reduction in chunks, of a chunk a group
+// of panels that L2 holds, and of A a strip after the other, which stays in L1 while B streams from L2 and a row's outputs are
+// written side by side. A reduction longer than L1 holds of a strip is taken in parts. Sums wait in scratch memory between parts,
+// those of a group's strip, and between chunks, those of the whole block.
 #include "threads.h"
 #include "tile_bf16.h"
 
 namespace KERNEL_PATH {
 
-// Rows of a block. A part of it, 512 × DEPTH elements, takes 0.6 MiB of an L2 of 1 or 2 MiB, and every byte of B that is read
-// from beyond L2 serves 512 operations. Fewer if rows are converted, because each range of panels converts them again.
-static constexpr int64_t ROWS = 512, ROWS_CONVERTED = 256;
-// Rows of dw's block are columns of x: B is converted once for all of them.
-static constexpr int64_t ROWS_OF_GRADIENT = 768;
-// Bytes of sums that wait in a thread's scratch memory: what L2 has left beside A.
-static constexpr int64_t SUMS_BYTES = 1 << 20;
-// A whole operand that is transposed for all tasks takes at most this many bytes. The tests make it small.
+// Elements of the reduction in a chunk, less where B is converted, and bytes of a group of panels in L2 (2 MiB where there are
+// tiles, otherwise at least 1).
+static constexpr int64_t CHUNK = 1536, CONVERTED_CHUNK = 576;
+#if defined(AMX_TILES)
+static constexpr int64_t GROUP_BYTES = 896 << 10;
+#else
+static constexpr int64_t GROUP_BYTES = 448 << 10;
+#endif
+// Rows of a block at most, and at least where more tasks would need smaller ones. Every block reads B from beyond L2.
+static constexpr int64_t ROWS = 1024, FEWEST_ROWS = 128, PAIRS_ROWS = 256;
+// Bytes of a block's sums, and of its rows if they are converted.
+static constexpr int64_t SUMS_BYTES = 2 << 20, ROWS_BYTES = 2 << 20;
+// A whole operand that is converted for all tasks takes at most this many bytes; the tests make it
+// small.
 #ifndef CONVERTED_BYTES
 #define CONVERTED_BYTES (32 << 20)
 #endif
@@ -37,18 +44,45 @@ struct RowOutput {
   bool accumulate;
   float factor;
 
-  // `count` rows of c, COLUMNS wide, to (row, column).
+  // `count` rows of c, COLUMNS wide, to (row, column). What is written while others are multiplied must be short.
   inline __attribute__((always_inline)) void write(const float* c, int64_t row, int64_t column, int64_t count) const {
-    for (int64_t r = 0; r < count; r++)
-      for (int64_t v = 0; v < COLUMNS && column + v < N; v += W) {
-        const int n = (int)smaller(W, N - column - v);
-        V value = load(c + r * COLUMNS + v);
-        if (factor != 1) value = mul(value, set1(factor));
-        if (bias) value = add(value, load_upto(bias + column + v, n));
-        TY* out = y + (row + r) * ld + column + v;
-        if (accumulate) value = add(load_upto(out, n), value);
-        store_upto(out, value, n);
+    TY* out = y + row * ld + column;
+    if (column + COLUMNS > N || bias || factor != 1) return write_any(c, out, column, count);
+    for (int64_t r = 0; r < count; r++) {
+      V low = load(c + r * COLUMNS), high = load(c + r * COLUMNS + W);
+      if (accumulate) low = add(load(out), low), high = add(load(out + W), high);
+      store_all(out, low, high);
+      out += ld;
+    }
+  }
+
+ private:
+  __attribute__((noinline)) void write_any(const float* c, TY* out, int64_t column, int64_t count) const {
+    const int first = (int)smaller(W, N - column), second = (int)larger(0, smaller(W, N - column - W));
+    for (int64_t r = 0; r < count; r++, out += ld) {
+      V low = load(c + r * COLUMNS), high = load(c + r * COLUMNS + W);
+      if (factor != 1) low = mul(low, set1(factor)), high = mul(high, set1(factor));
+      if (bias) low = add(low, load_upto(bias + column, first));
+      if (bias && second > 0) high = add(high, load_upto(bias + column + W, second));
+      if (accumulate) low = add(load_upto(out, first), low);
+      if (accumulate && second > 0) high = add(load_upto(out + W, second), high);
+      if (second == W) {
+        store_all(out, low, high);
+        continue;
       }
+      alignas(64) TY row[COLUMNS];
+      store_all(row, low, high);
+      memcpy(out, row, (size_t)(first + second) * sizeof(TY));
+    }
+  }
+
+  static inline __attribute__((always_inline)) void store_all(float* out, V low, V high) {
+    store(out, low);
+    store(out + W, high);
+  }
+  static inline __attribute__((always_inline)) void store_all(bf16* out, V low, V high) {
+    const Pairs halves = rounded_halves(low, high);
+    memcpy(out, &halves, sizeof halves);
   }
 };
 
@@ -90,20 +124,43 @@ struct Pending {
   }
 };
 
-// Prefetches the next two panels of B into L2, a share of each tile's 16 lines per strip of A.
+// Prefetches what comes next into L2, between the multiplications: whole tiles of B where its panels come from memory, and
+// some of the cache lines of A's next strip, a share of them with each pair of panels.
 struct Ahead {
   const bf16* b;  // null: none
-  int64_t next_b;
-  int64_t from, to;  // lines of a tile
+  int64_t next_b, from, to;  // from a panel to the second one; lines of a tile
+  const bf16* a;
+  int64_t lda, next_a, count;  // lines a step, between them and between steps
 
   inline __attribute__((always_inline)) void step(int64_t group) const {
-    if (!b) return;
-    for (int64_t line = from; line < to; line++) {
-      const bf16* at = b + (group * 16 + line) * GROUP;
-      __builtin_prefetch(at, 0, 2);
-      __builtin_prefetch(at + next_b, 0, 2);
+    if (b) {
+      for (int64_t line = from; line < to; line++) {
+        const bf16* at = b + (group * 16 + line) * GROUP;
+        __builtin_prefetch(at, 0, 2);
+        __builtin_prefetch(at + next_b, 0, 2);
+      }
     }
+    const bf16* at = a + group * next_a;
+    for (int64_t line = 0; line < count; line++, at += lda) __builtin_prefetch(at, 0, 2);
   }
+};
+
+INLINE int64_t even(int64_t n) { return ceil_div(n, 2) * 2; }
+
+// Nothing to do meanwhile.
+struct Idle {
+  void step() const {}
+  void finish() const {}
+};
+
+// Where a strip of A begins, or a group of panels of B.
+struct Strip {
+  const bf16* a;
+  int64_t lda, next, after;  // elements between rows, between groups of the reduction, and to the strip after it
+};
+struct Panels {
+  const bf16* b;
+  int64_t next;  // elements from a panel to the one after it
 };
 
 // A in place.
@@ -112,35 +169,53 @@ struct Rows {
   const bf16* x;
   int64_t ld;
 
-  const bf16* part(int64_t row, int64_t, int64_t k, int64_t, int64_t* stride) const {
-    *stride = ld;
-    return x + row * ld + k;
+  Strip strip(int64_t row, int64_t s, int64_t k, int64_t) const { return {x + (row + s * STRIP) * ld + k, ld, GROUP, STRIP * ld}; }
+};
+
+// A as strips of [groups of the reduction][STRIP][GROUP], over `depth` elements.
+struct PackedRows {
+  static constexpr bool CONVERTED = false;
+  const bf16* strips;
+  int64_t depth;
+
+  Strip strip(int64_t row, int64_t s, int64_t k, int64_t) const {
+    return {strips + ((row / STRIP + s) * depth + k) * STRIP, GROUP, STRIP * GROUP, STRIP * depth};
   }
 };
 
-// A as bfloat16, zero-padded to whole groups, in the thread's scratch memory.
+// A as bfloat16 in such strips, zero-padded to whole groups, in the thread's scratch memory.
 template <class T>
 struct ConvertedRows {
   static constexpr bool CONVERTED = true;
   const T* x;
   int64_t ld, depth;
 
-  const bf16* part(int64_t row, int64_t rows, int64_t k, int64_t elements, int64_t* stride) const {
-    *stride = row_stride(elements);
-    bf16* copy = (bf16*)thread_scratch(2, rows * *stride * 2);
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t i = 0; i < elements; i += GROUP) {
-        const Pairs whole = whole_row(x + (row + r) * ld + k + i, depth - k - i);
-        memcpy(copy + r * *stride + i, &whole, sizeof whole);
-      }
-    return copy;
-  }
-};
+  static bf16* memory(int64_t s, int64_t elements) { return (bf16*)thread_scratch(2, 0) + s * STRIP * elements; }
+  Strip strip(int64_t, int64_t s, int64_t, int64_t elements) const { return {memory(s, elements), GROUP, STRIP * GROUP, STRIP * elements}; }
 
-// Two panels of B at an element of the reduction.
-struct PanelPair {
-  const bf16* b;
-  int64_t next;
+  // One group of one row.
+  struct Piece {
+    const T* x;
+    int64_t ld, inside, elements;  // elements of a row that exist, and all
+    bf16* target;
+    int64_t at = 0;  // in this row
+
+    inline __attribute__((always_inline)) void operator()() {
+      const Pairs halves = at + GROUP <= inside ? whole_row(x + at) : whole_row(x + at, inside - at);
+      memcpy(target + at * STRIP, &halves, sizeof halves);
+      at += GROUP;
+      if (at < elements) return;
+      at = 0;
+      x += ld;
+      target += GROUP;
+    }
+  };
+  // In about `steps` steps.
+  Background<Piece> conversion(int64_t row, int64_t rows, int64_t s, int64_t k, int64_t elements, int64_t steps) const {
+    const int64_t count = smaller(STRIP, rows - s * STRIP) * (elements / GROUP);
+    return {Piece{x + (row + s * STRIP) * ld + k, ld, smaller(elements, depth - k), elements, memory(s, elements)}, 0, count,
+            ceil_div(count, steps)};
+  }
 };
 
 // B as it is stored: panels of pairs over `padded` elements.
@@ -149,70 +224,240 @@ struct StoredPanels {
   const bf16* w;
   int64_t padded;
 
-  PanelPair part(int64_t p, int64_t, int64_t k, int64_t, bf16*) const { return {w + (p * padded + k) * PANEL, padded * PANEL}; }
+  Panels group(int64_t p, int64_t k, int64_t) const { return {w + (p * padded + k) * PANEL, padded * PANEL}; }
 };
 
-// Pairs over n of a weight's columns [16 p, 16 p + 32), rows [n, n + elements), `next` elements from the first 16 to the others.
-static void exchange_panels(bf16* target, int64_t next, const bf16* w, int64_t N, int64_t K, int64_t p, int64_t n,
-                            int64_t elements) {
-  for (int64_t i = 0; i < elements; i += PANEL) {
-    const bf16* tile = w + (n + i) * whole_groups(K) + p * PANEL * PANEL;
-    for (int64_t half = 0; half < 2; half++) {
-      Pairs v[8] = {};
-      if (n + i < N) memcpy(v, tile + half * PANEL * PANEL, sizeof v);
-      exchange_pairs(v);
-      memcpy(target + half * next + i * PANEL, v, sizeof v);
-    }
-  }
+// Pairs over n of 16 columns of a weight, 16 rows.
+INLINE void exchange(bf16* target, const bf16* tile) {
+  Pairs v[8];
+  memcpy(v, tile, sizeof v);
+  exchange_pairs(v);
+  memcpy(target, v, sizeof v);
 }
 
+// B's panels are columns of a weight, with pairs over its rows.
 struct ExchangedPanels {
   static constexpr bool IN_PLACE = false;
   const bf16* w;
   int64_t N, K;
 
-  PanelPair part(int64_t p, int64_t, int64_t n, int64_t elements, bf16* memory) const {
-    exchange_panels(memory, DEPTH * PANEL, w, N, K, p, n, elements);
-    return {memory, DEPTH * PANEL};
+  struct Piece {
+    const bf16* w;
+    int64_t columns, inside, blocks;  // columns between rows; blocks of 16 rows that exist, and all
+    bf16* target;
+    int64_t block = 0;
+
+    inline __attribute__((always_inline)) void operator()() {
+      if (block < inside) exchange(target, w + block * columns * PANEL);
+      else memset(target, 0, PANEL * PANEL * sizeof(bf16));
+      target += PANEL * PANEL;
+      if (++block < blocks) return;
+      block = 0;
+      w += PANEL * PANEL;
+    }
+  };
+  Background<Piece> conversion(bf16* target, int64_t p, int64_t panels, int64_t n, int64_t elements, int64_t steps) const {
+    const int64_t columns = whole_groups(K), blocks = elements / PANEL;
+    const int64_t count = smaller(even(panels), columns / PANEL - p) * blocks;
+    return {Piece{w + n * columns + p * PANEL * PANEL, columns, ceil_div(N - n, PANEL), blocks, target}, 0, count,
+            ceil_div(count, steps)};
   }
 };
 
-// B from rows of a gradient: pairs of tokens.
+// B's panels are columns of a gradient, in pairs of tokens.
 template <class T>
 struct PairedRows {
   static constexpr bool IN_PLACE = false;
   const T* dy;
   int64_t ld, tokens, N;
 
-  PanelPair part(int64_t p, int64_t count, int64_t t, int64_t elements, bf16* memory) const {
-    for (int64_t i = 0; i < elements; i += 2)
-      for (int64_t panel = 0; panel < count; panel++) {
-        const int64_t n = (p + panel) * PANEL;
-        const Pairs pairs = row_pairs(dy + t * ld + n, ld, i, tokens - t, smaller(PANEL, N - n));
-        memcpy(memory + panel * DEPTH * PANEL + i * PANEL, &pairs, sizeof pairs);
-      }
-    return {memory, DEPTH * PANEL};
+  struct Piece {
+    const T* dy;
+    int64_t ld, tokens, columns, panels, next;  // tokens from `dy` on, and columns
+    bf16* target;
+    int64_t panel = 0;
+
+    inline __attribute__((always_inline)) void operator()() {
+      const int64_t n = panel * PANEL;
+      const Pairs pairs = tokens >= 2 && n + PANEL <= columns ? row_pairs(dy + n, ld)
+                                                              : row_pairs(dy + n, ld, 0, tokens, smaller(PANEL, columns - n));
+      memcpy(target + panel * next, &pairs, sizeof pairs);
+      if (++panel < panels) return;
+      panel = 0;
+      dy += 2 * ld;
+      tokens -= 2;
+      target += 2 * PANEL;
+    }
+  };
+  Background<Piece> conversion(bf16* target, int64_t p, int64_t panels, int64_t t, int64_t elements, int64_t steps) const {
+    const int64_t count = panels * (elements / 2);
+    return {Piece{dy + t * ld + p * PANEL, ld, tokens - t, N - p * PANEL, panels, elements * PANEL, target}, 0, count,
+            ceil_div(count, steps)};
   }
 };
 
+// How products are divided: counts of rows and panels, and of elements of the reduction.
+struct Division {
+  int64_t part, chunk, group, rows, blocks, range, ranges;
+};
+
+static Division divided(int64_t M, int64_t panels, int64_t depth, bool converted, bool in_place) {
+  Division d;
+  // A strip or two read B once or twice: whatever they do, it comes from memory.
+  const bool few = M <= 2 * STRIP && !converted && in_place;
+  const int64_t parts = few ? 1 : ceil_div(depth, DEPTH);
+  // Tasks for each thread: more of them even out, fewer repeat less.
+  const int64_t wanted = (few ? 8 : converted ? 2 : 4) * thread_total();
+  d.part = ceil_div(ceil_div(depth, parts), GROUP) * GROUP;
+  const int64_t chunks = few ? 1 : ceil_div(parts, larger(1, (in_place ? CHUNK : CONVERTED_CHUNK) / d.part));
+  d.chunk = ceil_div(parts, chunks) * d.part;
+  const bool waiting = d.chunk < depth;
+  // A group that is converted takes half of the space: the next one is converted meanwhile.
+  const int64_t bytes = in_place ? GROUP_BYTES : GROUP_BYTES / 2;
+  const int64_t most = smaller(even(panels), larger(2, bytes / (2 * PANEL * d.chunk) / 2 * 2));
+  if (in_place) {
+    int64_t rows = smaller(waiting ? ROWS : ROWS / 2, M);
+    if (converted) rows = smaller(rows, larger(STRIP, ROWS_BYTES / (2 * d.chunk)));
+    d.blocks = ceil_div(M, rows);
+    // Ranges share no conversions of rows, and blocks none of panels.
+    d.ranges = converted ? 1 : smaller(ceil_div(panels, most), ceil_div(wanted, d.blocks));
+    if (d.blocks * d.ranges < wanted)
+      d.blocks = larger(d.blocks, smaller(ceil_div(M, converted ? 2 * FEWEST_ROWS : FEWEST_ROWS), ceil_div(wanted, d.ranges)));
+    d.ranges = larger(d.ranges, ceil_div(wanted, d.blocks));
+    d.range = even(ceil_div(panels, d.ranges));
+  } else if (converted) {
+    // Blocks repeat the conversion of panels, ranges that of rows.
+    d.blocks = smaller(ceil_div(M, STRIP), thread_total());
+    d.ranges = ceil_div(thread_total(), d.blocks);
+    d.range = even(ceil_div(panels, d.ranges));
+  } else {
+    d.range = even(ceil_div(panels, 4 * thread_total()));
+    d.blocks = 1;
+  }
+  if (waiting) d.blocks = larger(d.blocks, ceil_div(M, ROWS));
+  if (converted) d.blocks = larger(d.blocks, ceil_div(M, larger(STRIP, ROWS_BYTES / (2 * d.chunk))));
+  d.rows = ceil_div(ceil_div(M, d.blocks), STRIP) * STRIP;
+  d.blocks = ceil_div(M, d.rows);
+  if (waiting) d.range = smaller(d.range, larger(2, SUMS_BYTES / (4 * PANEL * d.rows) / 2 * 2));
+  d.ranges = ceil_div(panels, d.range);
+  d.range = even(ceil_div(panels, d.ranges));
+  d.ranges = ceil_div(panels, d.range);
+  d.group = even(ceil_div(d.range, ceil_div(d.range, most)));
+  return d;
+}
+
 // All sums over `depth` elements, in whole groups, for M rows and all panels.
 template <class Left, class Right, class Output>
-static void products(int64_t M, int64_t panels, int64_t depth, int64_t most_rows, const Left& left, const Right& right,
-                     const Output& output) {
-  const int64_t blocks = ceil_div(M, most_rows), block = ceil_div(ceil_div(M, blocks), STRIP) * STRIP;
-  const int64_t wanted = (Left::CONVERTED ? 4 : 8) * thread_total();
-  const int64_t per_task = ceil_div(ceil_div(panels, ceil_div(wanted, blocks)), 2) * 2, splits = ceil_div(panels, per_task);
-  parallel(blocks * splits, [&](int64_t task) {
-    const int64_t row = task / splits * block, rows = smaller(block, M - row);
+static void products(int64_t M, int64_t panels, int64_t depth, const Left& left, const Right& right, const Output& output) {
+  const Division d = divided(M, panels, depth, Left::CONVERTED, Right::IN_PLACE);
+  parallel(d.blocks * d.ranges, [&](int64_t task) {
+    const int64_t row = task / d.ranges * d.rows, rows = smaller(d.rows, M - row), strips = ceil_div(rows, STRIP);
+    const int64_t begin = task % d.ranges * d.range, end = smaller(panels, begin + d.range);
+    constexpr int64_t SUMS = STRIP * COLUMNS;  // of a strip and a pair of panels
+    const int64_t pairs = ceil_div(end - begin, 2);
+    const int64_t of_block = d.chunk < depth ? strips * pairs * SUMS : 0, of_strip = d.part < d.chunk ? d.group / 2 * SUMS : 0;
+    float* block_sums = of_block + of_strip > 0 ? (float*)thread_scratch(1, (of_block + of_strip) * 4) : nullptr;
+    float* strip_sums = block_sums + of_block;
+    alignas(64) float finished[2][SUMS];
+    int turn = 0;
+    Pending<Output> pending{&output, nullptr, 0, 0, 0};
+    Tiles tiles;
+    bf16* converted = nullptr;
+    if constexpr (Left::CONVERTED) thread_scratch(2, strips * STRIP * smaller(d.chunk, depth) * 2);
+    if constexpr (!Right::IN_PLACE) converted = (bf16*)thread_scratch(0, 2 * d.group * PANEL * d.chunk * 2);
+    int64_t groups_done = 0;
+    for (int64_t start = 0; start < depth; start += d.chunk) {
+      const int64_t length = smaller(d.chunk, depth - start), stop = start + length;
+      for (int64_t first = begin; first < end; first += d.group, groups_done++) {
+        const int64_t last = smaller(end, first + d.group), count = ceil_div(last - first, 2), steps = count * (length / GROUP);
+        const Panels b = [&] {
+          if constexpr (Right::IN_PLACE) return right.group(first, start, length);
+          else return Panels{converted + groups_done % 2 * d.group * PANEL * d.chunk, length * PANEL};
+        }();
+        // The group after this one, of the same chunk or of the next.
+        const Panels next_b = [&] {
+          if constexpr (!Right::IN_PLACE) return Panels{nullptr, 0};
+          else if (strips <= 2) return Panels{b.b + 2 * b.next, b.next};  // the pair after each one
+          else if (last < end) return right.group(last, start, length);
+          else if (stop < depth) return right.group(begin, stop, 0);
+          else return Panels{nullptr, 0};
+        }();
+        auto panels_after = [&] {
+          if constexpr (Right::IN_PLACE) return Idle{};
+          else {
+            if (groups_done == 0) right.conversion(converted, first, last - first, start, length, 1).finish();
+            const bool same = last < end;
+            const int64_t at = same ? last : begin, k = same ? start : stop;
+            return right.conversion(converted + (groups_done + 1) % 2 * d.group * PANEL * d.chunk, at,
+                                    k < depth ? smaller(end, at + d.group) - at : 0, k, larger(0, smaller(d.chunk, depth - k)),
+                                    strips * steps);
+          }
+        }();
+        for (int64_t s = 0; s < strips; s++) {
+          const int64_t r = s * STRIP, count_rows = smaller(STRIP, rows - r), share = ceil_div(STRIP, count);
+          auto strip_after = [&] {
+            if constexpr (!Left::CONVERTED) return Idle{};
+            else {
+              if (first == begin && s == 0) left.conversion(row, rows, 0, start, length, 1).finish();
+              return left.conversion(row, first == begin ? rows : 0, s + 1, start, length, steps);
+            }
+          }();
+          const Strip strip = left.strip(row, s, start, length);
+          for (int64_t k = start; k < stop; k += d.part) {
+            const int64_t elements = smaller(d.part, stop - k);
+            const bf16* at = strip.a + (k - start) / GROUP * strip.next;
+            for (int64_t i = 0; i < count; i++) {
+              const int64_t p = first + 2 * i, width = smaller(2, last - p);
+              float* of_pair = block_sums + (s * pairs + (p - begin) / 2) * SUMS;
+              const float* from = k > start ? strip_sums + i * SUMS : start > 0 ? of_pair : nullptr;
+              const bool done = k + elements >= depth;
+              float* to = done ? finished[turn] : k + elements < stop ? strip_sums + i * SUMS : of_pair;
+              const bf16* pair = b.b + (p - first) * b.next + (k - start) * PANEL;
+              // Rows of the strip after this one, from i · share on.
+              const int64_t after = i * share, lines = larger(0, smaller(smaller(share, STRIP - after), rows - r - STRIP - after));
+              const Ahead ahead{next_b.b && (strips > 2 || p + 3 < last) ? next_b.b + (pair - b.b) : nullptr, next_b.next,
+                                strips > 2 ? s * 16 / strips : 0, strips > 2 ? (s + 1) * 16 / strips : 16,
+                                at + strip.after + after * strip.lda, strip.lda, strip.next,
+                                Left::CONVERTED && first == begin ? 0 : lines};
+              const Block block{at, strip.lda, strip.next, pair, b.next, elements, from, to};
+              const auto meanwhile = [&](int64_t group) __attribute__((always_inline)) {
+                ahead.step(group);
+                pending.step();
+                strip_after.step();
+                panels_after.step();
+              };
+              multiply<B_STREAMS>(tiles, count_rows, width, block, meanwhile);
+              if (!done) continue;
+              pending.finish();
+              pending = Pending<Output>{&output, to, row + r, p * PANEL, count_rows};
+              turn ^= 1;
+            }
+          }
+          strip_after.finish();
+        }
+        panels_after.finish();
+      }
+    }
+    pending.finish();
+  });
+}
+
+// The same for rows that have to be converted and a reduction longer than L1 holds of a strip: a block's rows and all its sums
+// stay in L2, a pair of panels in L1, and each part of the reduction is converted once.
+template <class Left, class Output>
+static void products_by_pairs(int64_t M, int64_t panels, int64_t depth, const Left& left, const StoredPanels& right,
+                              const Output& output) {
+  const int64_t blocks = ceil_div(M, PAIRS_ROWS), block = ceil_div(ceil_div(M, blocks), STRIP) * STRIP;
+  const int64_t range = even(ceil_div(panels, ceil_div(4 * thread_total(), blocks))), ranges = ceil_div(panels, range);
+  const int64_t part = ceil_div(ceil_div(depth, ceil_div(depth, DEPTH)), GROUP) * GROUP;
+  parallel(blocks * ranges, [&](int64_t task) {
+    const int64_t row = task / ranges * block, rows = smaller(block, M - row);
     if (rows <= 0) return;
-    const int64_t begin = task % splits * per_task, end = smaller(panels, begin + per_task);
-    // Few rows read B only once or twice: there is nothing to keep in L1.
-    const bool whole = depth <= DEPTH || (!Left::CONVERTED && Right::IN_PLACE && rows <= 2 * STRIP);
-    const int64_t part = whole ? depth : ceil_div(ceil_div(depth, ceil_div(depth, DEPTH)), GROUP) * GROUP;
+    const int64_t begin = task % ranges * range, end = smaller(panels, begin + range);
     const int64_t strips = ceil_div(rows, STRIP), floats = strips * STRIP * COLUMNS;  // of a pair of panels
-    const int64_t at_once = whole ? end - begin : larger(2, SUMS_BYTES / (4 * floats) * 2);
-    float* sums = whole ? nullptr : (float*)thread_scratch(1, ceil_div(smaller(at_once, end - begin), 2) * floats * 4);
-    alignas(64) bf16 memory[2 * DEPTH * PANEL];
+    const int64_t at_once = smaller(even(end - begin), larger(2, SUMS_BYTES / (4 * floats) * 2));
+    float* sums = (float*)thread_scratch(1, at_once / 2 * floats * 4);
+    thread_scratch(2, strips * STRIP * part * 2);
     alignas(64) float finished[2][STRIP * COLUMNS];
     int turn = 0;
     Pending<Output> pending{&output, nullptr, 0, 0, 0};
@@ -221,30 +466,29 @@ static void products(int64_t M, int64_t panels, int64_t depth, int64_t most_rows
       const int64_t last = smaller(end, first + at_once);
       for (int64_t k = 0; k < depth; k += part) {
         const int64_t elements = smaller(part, depth - k);
-        int64_t lda;
-        const bf16* a = left.part(row, rows, k, elements, &lda);
+        for (int64_t s = 0; s < strips; s++) left.conversion(row, rows, s, k, elements, 1).finish();
         for (int64_t p = first; p < last; p += 2) {
           const int64_t count = smaller(2, last - p);
-          const PanelPair b = right.part(p, count, k, elements, memory);
-          PanelPair next{nullptr, 0};
-          if constexpr (Right::IN_PLACE) {
-            if (p + 3 < last) next = right.part(p + 2, 2, k, elements, nullptr);
-            else if (k + part < depth && count == 2) next = right.part(first, 2, k + part, elements, nullptr);
-          }
+          const Panels b = right.group(p, k, elements);
+          const Panels next = p + 3 < last ? right.group(p + 2, k, elements)
+                              : k + part < depth ? right.group(first, k + part, elements)
+                                                 : Panels{nullptr, 0};
           for (int64_t s = 0; s < strips; s++) {
-            const int64_t r = s * STRIP, count_rows = smaller(STRIP, rows - r);
-            float* waiting = whole ? nullptr : sums + (p - first) / 2 * floats + r * COLUMNS;
+            const int64_t count_rows = smaller(STRIP, rows - s * STRIP);
+            float* waiting = sums + (p - first) / 2 * floats + s * STRIP * COLUMNS;
             const bool done = k + part >= depth;
-            float* to = done ? finished[turn] : waiting;
-            const Ahead ahead{next.b, next.next, s * 16 / strips, (s + 1) * 16 / strips};
-            multiply(tiles, count_rows, count, Block{a + r * lda, lda, b.b, b.next, elements, k > 0 ? waiting : nullptr, to},
-                     [&](int64_t group) {
-                       ahead.step(group);
-                       pending.step();
-                     });
+            const Strip strip = left.strip(row, s, k, elements);
+            const Ahead ahead{next.b, next.next, s * 16 / strips, (s + 1) * 16 / strips, nullptr, 0, 0, 0};
+            multiply<A_STREAMS>(tiles, count_rows, count,
+                                Block{strip.a, strip.lda, strip.next, b.b, b.next, elements, k > 0 ? waiting : nullptr,
+                                      done ? finished[turn] : waiting},
+                                [&](int64_t group) __attribute__((always_inline)) {
+                                  ahead.step(group);
+                                  pending.step();
+                                });
             if (!done) continue;
             pending.finish();
-            pending = Pending<Output>{&output, to, row + r, p * PANEL, count_rows};
+            pending = Pending<Output>{&output, finished[turn], row + s * STRIP, p * PANEL, count_rows};
             turn ^= 1;
           }
         }
@@ -261,9 +505,13 @@ static void row_products(const T* x, int64_t ldx, int64_t M, int64_t panels, int
   const int64_t padded = whole_groups(depth);
   if constexpr (sizeof(T) == 2) {
     if (padded == depth && (ldx * 2 % 4096 != 0 || M <= 2 * STRIP))
-      return products(M, panels, depth, ROWS, Rows{x, ldx}, right, output);
+      return products(M, panels, depth, Rows{x, ldx}, right, output);
   }
-  products(M, panels, padded, ROWS_CONVERTED, ConvertedRows<T>{x, ldx, depth}, right, output);
+  const ConvertedRows<T> rows{x, ldx, depth};
+  if constexpr (Right::IN_PLACE) {
+    if (padded > DEPTH) return products_by_pairs(M, panels, padded, rows, right, output);
+  }
+  products(M, panels, padded, rows, right, output);
 }
 
 static void matmul_forward(void* y, const void* x, const void* w, const void* bias, int32_t M, int32_t N, int32_t K,
@@ -301,11 +549,17 @@ static void matmul_backward_input(void* dx, const void* dy, const void* w, int32
   // makes those it needs.
   const int64_t depth = whole_groups(N), columns = whole_groups(K);
   bf16* exchanged = nullptr;
-  if (M > ROWS_CONVERTED && depth * columns * 2 <= CONVERTED_BYTES) {
+  if (M > 2 * FEWEST_ROWS && depth * columns * 2 <= CONVERTED_BYTES) {
     exchanged = (bf16*)thread_scratch(3, depth * columns * 2);
-    parallel(columns / GROUP, [&](int64_t group) {
-      bf16* target = exchanged + group * GROUP * depth;
-      exchange_panels(target, depth * PANEL, (const bf16*)w, N, K, 2 * group, 0, depth);
+    constexpr int64_t ROWS_A_TASK = 64;
+    parallel(ceil_div(depth, ROWS_A_TASK), [&](int64_t task) {
+      const int64_t from = task * ROWS_A_TASK, to = smaller(depth, from + ROWS_A_TASK);
+      for (int64_t k = 0; k < columns; k += PANEL)
+        for (int64_t n = from; n < to; n += PANEL) {
+          bf16* target = exchanged + (k * depth + n * PANEL);
+          if (n < N) exchange(target, (const bf16*)w + n * columns + k * PANEL);
+          else memset(target, 0, PANEL * PANEL * sizeof(bf16));
+        }
     });
   }
   WITH_DTYPE(dxdtype, TX, WITH_DTYPE(dydtype, TY, {
@@ -316,50 +570,56 @@ static void matmul_backward_input(void* dx, const void* dy, const void* w, int32
   }));
 }
 
-// xᵀ (K in whole groups, tokens) as bfloat16, zero-padded; rows are `stride` apart.
-static const bf16* transposed(const bf16* x, int64_t ldx, int64_t tokens, int64_t K, int64_t stride) {
-  bf16* t = (bf16*)thread_scratch(3, whole_groups(K) * stride * 2);
-  constexpr int64_t TOKENS_A_TASK = 64;
-  const int64_t padded = whole_groups(tokens);
-  parallel(ceil_div(padded, TOKENS_A_TASK), [&](int64_t task) {
-    const int64_t end = smaller(padded, (task + 1) * TOKENS_A_TASK);
-    for (int64_t k = 0; k < whole_groups(K); k += PANEL)
-      for (int64_t m = task * TOKENS_A_TASK; m < end; m += PANEL) {
-        Pairs v[8];
-        for (int i = 0; i < 8; i++) v[i] = row_pairs(x + m * ldx + k, ldx, 2 * i, tokens - m, K - k);
-        transpose_pairs(v);
-        for (int64_t i = 0; i < PANEL; i++) memcpy(t + (k + i) * stride + m, (const char*)v + i * 32, 32);
+// xᵀ as strips of PackedRows: rows are K in whole groups, the reduction is over tokens, zero-padded to whole groups.
+static void transpose(bf16* target, const bf16* x, int64_t ldx, int64_t tokens, int64_t K) {
+  const int64_t depth = whole_groups(tokens);
+  parallel(depth / GROUP, [&](int64_t group) {
+    for (int64_t k = 0; k < whole_groups(K); k += PANEL) {
+      Pairs v[2][8];
+      for (int64_t half = 0; half < 2; half++) {
+        const int64_t t = group * GROUP + half * PANEL;
+        for (int i = 0; i < 8; i++) v[half][i] = row_pairs(x + t * ldx + k, ldx, 2 * i, tokens - t, K - k);
+        transpose_pairs(v[half]);
       }
+      for (int64_t i = 0; i < PANEL; i++) {
+        char* to = (char*)(target + ((k + i) / STRIP * depth + group * GROUP) * STRIP + (k + i) % STRIP * GROUP);
+        memcpy(to, (const char*)v[0] + i * 32, 32);
+        memcpy(to + 32, (const char*)v[1] + i * 32, 32);
+      }
+    }
   });
-  return t;
 }
 
 static void matmul_backward_weight(float* dw, const void* dy, const void* x, int32_t M, int32_t N, int32_t K,
                                    int32_t lddy, int32_t ldx, int32_t dydtype, int32_t xdtype) {
   if (xdtype != BFLOAT16) return BASE_PATH::matmul_backward_weight(dw, dy, x, M, N, K, lddy, ldx, dydtype, xdtype);
   if (M <= 0 || N <= 0 || K <= 0) return;
-  const int64_t padded = whole_groups(K), at_once = larger(DEPTH, CONVERTED_BYTES / (2 * padded) / DEPTH * DEPTH);
+  const int64_t padded = whole_groups(K), at_once = larger(GROUP, CONVERTED_BYTES / (2 * padded) / GROUP * GROUP);
   const WeightOutput output{dw, padded, ceil_div(N, PANEL)};
   for (int64_t start = 0; start < M; start += at_once) {
-    const int64_t tokens = smaller(at_once, M - start), stride = row_stride(tokens);
-    const Rows rows{transposed((const bf16*)x + start * ldx, ldx, tokens, K, stride), stride};
+    const int64_t tokens = smaller(at_once, M - start), depth = whole_groups(tokens);
+    bf16* columns = (bf16*)thread_scratch(3, ceil_div(padded, STRIP) * STRIP * depth * 2);
+    transpose(columns, (const bf16*)x + start * ldx, ldx, tokens, K);
     WITH_DTYPE(dydtype, TY, {
       const PairedRows<TY> pairs{(const TY*)dy + start * lddy, lddy, tokens, N};
-      products(padded, ceil_div(N, PANEL), whole_groups(tokens), ROWS_OF_GRADIENT, rows, pairs, output);
+      products(padded, ceil_div(N, PANEL), depth, PackedRows{columns, depth}, pairs, output);
     });
   }
 }
 
-// Bytes of a thread's scratch memory beyond the base path's: sums that wait, and converted rows.
-static int64_t product_scratch_bytes() { return SUMS_BYTES + ROWS_CONVERTED * row_stride(DEPTH) * 2; }
+// Bytes of a thread's scratch memory beyond the base path's: sums that wait, converted rows and panels.
+static int64_t product_scratch_bytes() {
+  const int64_t strip = STRIP * CHUNK * 2, pair = 2 * COLUMNS * CHUNK * 2, strip_sums = STRIP * GROUP_BYTES / GROUP * 2;
+  return larger(SUMS_BYTES, 4 * STRIP * COLUMNS) + strip_sums + larger(ROWS_BYTES, strip) + larger(GROUP_BYTES, pair) + 4 * 4096;
+}
 
 // Bytes of one operand for all threads: a weight, or columns of activations.
 static int64_t converted_bytes(int64_t V, int64_t D, int64_t F, int64_t heads, int64_t fused, int64_t T) {
   const int64_t outputs = whole_groups(larger(larger(V, 2 * F), larger(D, fused)));
   const int64_t inputs = whole_groups(larger(larger(D, F), heads));
   const int64_t weight = smaller(CONVERTED_BYTES, outputs * inputs * 2);
-  const int64_t tokens = smaller(T, larger(DEPTH, CONVERTED_BYTES / (2 * GROUP)));
-  const int64_t columns = smaller(inputs * row_stride(tokens) * 2, larger(CONVERTED_BYTES, inputs * DEPTH * 2) + inputs * 4 * GROUP);
+  const int64_t strips = ceil_div(inputs, STRIP) * STRIP;
+  const int64_t columns = smaller(strips * whole_groups(T) * 2, larger(CONVERTED_BYTES, strips * GROUP * 2) * strips / inputs);
   return ceil_div(larger(weight, columns), 4096) * 4096;
 }
 

@@ -5,7 +5,7 @@
 // both flush subnormal numbers to zero. The operations on an element are determined by k alone: neither neighbouring rows and
 // panels, nor where the k range is cut (at multiples of GROUP, the sums carried through C) change its bits.
 //
-// Memory: A is row-major bfloat16, so its pairs are adjacent. B is one panel or two, each [k/2][16] pairs of one column, the
+// Memory: A's rows are groups of 32 bfloat16, so its pairs are adjacent. B is one panel or two, each [k/2][16] pairs of one column, the
 // earlier k in the low half: 32 k of a panel are 1 KiB in a row, one tile. C has rows of 32 floats, two panels side by side. A and
 // B are zero-padded in k to a multiple of GROUP: zeros only meet zeros, so no NaN appears.
 #pragma once
@@ -15,14 +15,39 @@ namespace KERNEL_PATH {
 
 static constexpr int64_t COLUMNS = 2 * PANEL;  // of C
 
+// Where one of several products begins that add to the same C: elements from `a` and `b`.
+struct Part {
+  int64_t a, b;
+};
+static constexpr Part WHOLE[1] = {{0, 0}};
+
+// Which operand comes from beyond L1 and is used once.
+enum Streamed { NEITHER, A_STREAMS, B_STREAMS };
+
 struct Block {
   const bf16* a;
-  int64_t lda;
+  int64_t lda, next_a;  // from a row to the next, and from a group of k to the next
   const bf16* b;
   int64_t next_b;  // from a panel to the second one
   int64_t depth;   // a multiple of GROUP
   const float* from;  // null: zeros
   float* to;
+  int64_t count = 1;  // of parts, one after the other
+  const Part* parts = WHOLE;
+};
+
+// Work that is done in `count` pieces, `share` of them between two steps of multiplications.
+template <class Piece>
+struct Background {
+  Piece piece;
+  int64_t done, count, share;
+
+  inline __attribute__((always_inline)) void step() {
+    for (int64_t end = smaller(count, done + share); done < end; done++) piece();
+  }
+  void finish() {
+    for (; done < count; done++) piece();
+  }
 };
 
 #if defined(AMX_TILES)
@@ -61,10 +86,10 @@ class Tiles {
   int first_ = 0, second_ = 0;
 };
 
-// Four tiles of C take 64 cycles a group of k: 4 multiplications of 16 cycles, enough to hide the latency of each (52). A is
-// loaded past L1 (tileloaddt1), which B would otherwise have to leave. `meanwhile` is called once a group: other work that
+// Four tiles of C take 64 cycles a group of k: 4 multiplications of 16 cycles, enough to hide the latency of each (52). What
+// streams is loaded past L1 (tileloaddt1), which the other would otherwise have to leave. `meanwhile` is called once a group: other work that
 // needs no tiles fits between the multiplications.
-template <int STRIPS, int PANELS, class Meanwhile>
+template <int STRIPS, int PANELS, Streamed STREAMED, class Meanwhile>
 static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile& meanwhile) {
   constexpr int64_t c_bytes = COLUMNS * 4;
   const int64_t a_bytes = o.lda * 2;
@@ -81,23 +106,29 @@ static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile
     if constexpr (STRIPS == 2) _tile_zero(2);
     if constexpr (STRIPS == 2 && PANELS == 2) _tile_zero(3);
   }
-  const bf16 *a = o.a, *b = o.b;
-  for (int64_t group = 0; group < o.depth / GROUP; group++) {
-    _tile_loadd(6, b, 64);
-    _tile_stream_loadd(4, a, a_bytes);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (PANELS == 2) {
-      _tile_loadd(7, b + o.next_b, 64);
-      _tile_dpbf16ps(1, 4, 7);
+  for (const Part* part = o.parts; part < o.parts + o.count; part++) {
+    const bf16 *a = o.a + part->a, *b = o.b + part->b;
+    for (int64_t group = 0; group < o.depth / GROUP; group++) {
+      if constexpr (STREAMED == A_STREAMS) _tile_stream_loadd(4, a, a_bytes);
+      else _tile_loadd(4, a, a_bytes);
+      if constexpr (STREAMED == B_STREAMS) _tile_stream_loadd(6, b, 64);
+      else _tile_loadd(6, b, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (STRIPS == 2) {
+        if constexpr (STREAMED == A_STREAMS) _tile_stream_loadd(5, a + 16 * o.lda, a_bytes);
+        else _tile_loadd(5, a + 16 * o.lda, a_bytes);
+        _tile_dpbf16ps(2, 5, 6);
+      }
+      if constexpr (PANELS == 2) {
+        if constexpr (STREAMED == B_STREAMS) _tile_stream_loadd(7, b + o.next_b, 64);
+        else _tile_loadd(7, b + o.next_b, 64);
+        _tile_dpbf16ps(1, 4, 7);
+      }
+      if constexpr (STRIPS == 2 && PANELS == 2) _tile_dpbf16ps(3, 5, 7);
+      a += o.next_a;
+      b += GROUP * PANEL;
+      meanwhile(group);
     }
-    if constexpr (STRIPS == 2) {
-      _tile_stream_loadd(5, a + 16 * o.lda, a_bytes);
-      _tile_dpbf16ps(2, 5, 6);
-    }
-    if constexpr (STRIPS == 2 && PANELS == 2) _tile_dpbf16ps(3, 5, 7);
-    a += GROUP;
-    b += GROUP * PANEL;
-    meanwhile(group);
   }
   _tile_stored(0, o.to, c_bytes);
   if constexpr (PANELS == 2) _tile_stored(1, o.to + PANEL, c_bytes);
@@ -107,14 +138,14 @@ static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile
 }
 
 // 1…STRIP rows by one panel or two.
-template <class Meanwhile>
+template <Streamed STREAMED = NEITHER, class Meanwhile>
 INLINE void multiply(Tiles& tiles, int64_t rows, int64_t panels, const Block& o, const Meanwhile& meanwhile) {
   const int first = (int)smaller(16, rows), second = (int)(rows - first);
   tiles.set_rows(first, second);
-  if (second > 0 && panels == 2) tile_block<2, 2>(o, meanwhile);
-  else if (second > 0) tile_block<2, 1>(o, meanwhile);
-  else if (panels == 2) tile_block<1, 2>(o, meanwhile);
-  else tile_block<1, 1>(o, meanwhile);
+  if (second > 0 && panels == 2) tile_block<2, 2, STREAMED>(o, meanwhile);
+  else if (second > 0) tile_block<2, 1, STREAMED>(o, meanwhile);
+  else if (panels == 2) tile_block<1, 2, STREAMED>(o, meanwhile);
+  else tile_block<1, 1, STREAMED>(o, meanwhile);
 }
 
 // Floating-point operations of n rounds of the instruction, done.
@@ -163,22 +194,25 @@ static __attribute__((noinline)) void pair_block(const Block& o) {
 #pragma GCC unroll 2
       for (int p = 0; p < PANELS; p++) sum[r][p] = load(o.from + r * COLUMNS + p * PANEL);
   }
-  const bf16 *a = o.a, *b = o.b;
-  const int64_t lda = o.lda, next_b = o.next_b;
-  for (int64_t k = 0; k < o.depth; k += 2) {
-    Pairs bk[PANELS];
+  const int64_t lda = o.lda, next_b = o.next_b, groups = o.depth / GROUP;
+  const bf16 *a = nullptr, *b = nullptr;
+  for (int64_t step = 0; step < o.count * groups; step++) {
+    if (step % groups == 0) a = o.a + o.parts[step / groups].a, b = o.b + o.parts[step / groups].b;
+    for (int64_t k = 0; k < GROUP; k += 2) {
+      Pairs bk[PANELS];
 #pragma GCC unroll 2
-    for (int p = 0; p < PANELS; p++) memcpy(&bk[p], b + p * next_b, 64);
+      for (int p = 0; p < PANELS; p++) memcpy(&bk[p], b + p * next_b, 64);
 #pragma GCC unroll 16
-    for (int r = 0; r < ROWS; r++) {
-      uint32_t pair;
-      memcpy(&pair, a + r * lda, 4);
-      const Pairs ark = Pairs{} + pair;
+      for (int r = 0; r < ROWS; r++) {
+        uint32_t pair;
+        memcpy(&pair, a + r * lda + k, 4);
+        const Pairs ark = Pairs{} + pair;
 #pragma GCC unroll 2
-      for (int p = 0; p < PANELS; p++) sum[r][p] = dot_pairs(sum[r][p], ark, bk[p]);
+        for (int p = 0; p < PANELS; p++) sum[r][p] = dot_pairs(sum[r][p], ark, bk[p]);
+      }
+      b += 2 * PANEL;
     }
-    a += 2;
-    b += 2 * PANEL;
+    a += o.next_a;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; r++)
@@ -187,9 +221,10 @@ static __attribute__((noinline)) void pair_block(const Block& o) {
 }
 
 // 1…STRIP rows by one panel or two; `meanwhile` is called once a group of k, here in advance.
-template <class Meanwhile>
+template <Streamed STREAMED = NEITHER, class Meanwhile>
 INLINE void multiply(Tiles&, int64_t rows, int64_t panels, const Block& o, const Meanwhile& meanwhile) {
-  for (int64_t group = 0; group < o.depth / GROUP; group++) meanwhile(group);
+  for (int64_t part = 0; part < o.count; part++)
+    for (int64_t group = 0; group < o.depth / GROUP; group++) meanwhile(group);
 #define ROWS_CASE(R)                      \
   case R:                                 \
     if (panels == 2) pair_block<R, 2>(o); \
