@@ -8,10 +8,11 @@
 // first rounded to nearest even. M, the threads and the blocking never change an element's bits (tile_bf16.h), so decoding
 // one row takes the same instruction as training on thousands.
 //
-// One loop serves all. A task owns a block of rows and a range of panels. It takes the reduction in chunks, of a chunk a group
-// of panels that L2 holds, and of A a strip after the other, which stays in L1 while B streams from L2 and a row's outputs are
-// written side by side. A reduction longer than L1 holds of a strip is taken in parts. Sums wait in scratch memory between parts,
-// those of a group's strip, and between chunks, those of the whole block.
+// A task owns a block of rows and a range of panels. It takes the reduction in chunks, of a chunk a group of panels that L2 holds,
+// and of A a strip after the other, which stays in L1 while B streams from L2 and a row's outputs are written side by side. A
+// reduction longer than L1 holds of a strip is taken in parts. Sums wait in scratch memory between parts, those of a group's
+// strip, and between chunks, those of the whole block. What has to be converted is converted between the multiplications.
+// Gradients of inputs over a long reduction have a loop of their own (products_by_pairs).
 #include "threads.h"
 #include "tile_bf16.h"
 
@@ -25,12 +26,12 @@ static constexpr int64_t GROUP_BYTES = 896 << 10;
 #else
 static constexpr int64_t GROUP_BYTES = 448 << 10;
 #endif
-// Rows of a block at most, and at least where more tasks would need smaller ones. Every block reads B from beyond L2.
-static constexpr int64_t ROWS = 1024, FEWEST_ROWS = 128, PAIRS_ROWS = 256;
+// Rows of a block at most, and at least where more tasks would need smaller ones; of one that goes by pairs; and what is few. Every
+// block reads B from beyond L2.
+static constexpr int64_t ROWS = 1024, FEWEST_ROWS = 128, PAIRS_ROWS = 256, FEW_ROWS = 64;
 // Bytes of a block's sums, and of its rows if they are converted.
 static constexpr int64_t SUMS_BYTES = 2 << 20, ROWS_BYTES = 2 << 20;
-// A whole operand that is converted for all tasks takes at most this many bytes; the tests make it
-// small.
+// A whole operand that is converted for all tasks takes at most this many bytes; the tests make it small.
 #ifndef CONVERTED_BYTES
 #define CONVERTED_BYTES (32 << 20)
 #endif
@@ -183,15 +184,19 @@ struct PackedRows {
   }
 };
 
-// A as bfloat16 in such strips, zero-padded to whole groups, in the thread's scratch memory.
+// A as bfloat16, zero-padded to whole groups, in the thread's scratch memory.
 template <class T>
 struct ConvertedRows {
   static constexpr bool CONVERTED = true;
   const T* x;
   int64_t ld, depth;
 
-  static bf16* memory(int64_t s, int64_t elements) { return (bf16*)thread_scratch(2, 0) + s * STRIP * elements; }
-  Strip strip(int64_t, int64_t s, int64_t, int64_t elements) const { return {memory(s, elements), GROUP, STRIP * GROUP, STRIP * elements}; }
+  // Space for so many strips.
+  static void reserve(int64_t strips, int64_t elements) { thread_scratch(2, strips * STRIP * row_stride(elements) * 2); }
+  static bf16* memory(int64_t s, int64_t elements) { return (bf16*)thread_scratch(2, 0) + s * STRIP * row_stride(elements); }
+  Strip strip(int64_t, int64_t s, int64_t, int64_t elements) const {
+    return {memory(s, elements), row_stride(elements), GROUP, STRIP * row_stride(elements)};
+  }
 
   // One group of one row.
   struct Piece {
@@ -202,12 +207,12 @@ struct ConvertedRows {
 
     inline __attribute__((always_inline)) void operator()() {
       const Pairs halves = at + GROUP <= inside ? whole_row(x + at) : whole_row(x + at, inside - at);
-      memcpy(target + at * STRIP, &halves, sizeof halves);
+      memcpy(target + at, &halves, sizeof halves);
       at += GROUP;
       if (at < elements) return;
       at = 0;
       x += ld;
-      target += GROUP;
+      target += row_stride(elements);
     }
   };
   // In about `steps` steps.
@@ -303,9 +308,9 @@ struct Division {
 
 static Division divided(int64_t M, int64_t panels, int64_t depth, bool converted, bool in_place) {
   Division d;
-  // A strip or two read B once or twice: whatever they do, it comes from memory.
-  const bool few = M <= 2 * STRIP && !converted && in_place;
-  const int64_t parts = few ? 1 : ceil_div(depth, DEPTH);
+  // For few rows, B comes from memory whatever they do: then a pair of panels is used by all of them at once.
+  const bool few = M <= FEW_ROWS && !converted && in_place;
+  const int64_t parts = few && M <= 2 * STRIP ? 1 : ceil_div(depth, DEPTH);
   // Tasks for each thread: more of them even out, fewer repeat less.
   const int64_t wanted = (few ? 8 : converted ? 2 : 4) * thread_total();
   d.part = ceil_div(ceil_div(depth, parts), GROUP) * GROUP;
@@ -314,10 +319,10 @@ static Division divided(int64_t M, int64_t panels, int64_t depth, bool converted
   const bool waiting = d.chunk < depth;
   // A group that is converted takes half of the space: the next one is converted meanwhile.
   const int64_t bytes = in_place ? GROUP_BYTES : GROUP_BYTES / 2;
-  const int64_t most = smaller(even(panels), larger(2, bytes / (2 * PANEL * d.chunk) / 2 * 2));
+  const int64_t most = few ? 2 : smaller(even(panels), larger(2, bytes / (2 * PANEL * d.chunk) / 2 * 2));
   if (in_place) {
     int64_t rows = smaller(waiting ? ROWS : ROWS / 2, M);
-    if (converted) rows = smaller(rows, larger(STRIP, ROWS_BYTES / (2 * d.chunk)));
+    if (converted) rows = smaller(rows, larger(STRIP, ROWS_BYTES / (2 * row_stride(d.chunk))));
     d.blocks = ceil_div(M, rows);
     // Ranges share no conversions of rows, and blocks none of panels.
     d.ranges = converted ? 1 : smaller(ceil_div(panels, most), ceil_div(wanted, d.blocks));
@@ -335,7 +340,7 @@ static Division divided(int64_t M, int64_t panels, int64_t depth, bool converted
     d.blocks = 1;
   }
   if (waiting) d.blocks = larger(d.blocks, ceil_div(M, ROWS));
-  if (converted) d.blocks = larger(d.blocks, ceil_div(M, larger(STRIP, ROWS_BYTES / (2 * d.chunk))));
+  if (converted) d.blocks = larger(d.blocks, ceil_div(M, larger(STRIP, ROWS_BYTES / (2 * row_stride(d.chunk)))));
   d.rows = ceil_div(ceil_div(M, d.blocks), STRIP) * STRIP;
   d.blocks = ceil_div(M, d.rows);
   if (waiting) d.range = smaller(d.range, larger(2, SUMS_BYTES / (4 * PANEL * d.rows) / 2 * 2));
@@ -363,7 +368,7 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
     Pending<Output> pending{&output, nullptr, 0, 0, 0};
     Tiles tiles;
     bf16* converted = nullptr;
-    if constexpr (Left::CONVERTED) thread_scratch(2, strips * STRIP * smaller(d.chunk, depth) * 2);
+    if constexpr (Left::CONVERTED) left.reserve(strips, smaller(d.chunk, depth));
     if constexpr (!Right::IN_PLACE) converted = (bf16*)thread_scratch(0, 2 * d.group * PANEL * d.chunk * 2);
     int64_t groups_done = 0;
     for (int64_t start = 0; start < depth; start += d.chunk) {
@@ -377,7 +382,6 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
         // The group after this one, of the same chunk or of the next.
         const Panels next_b = [&] {
           if constexpr (!Right::IN_PLACE) return Panels{nullptr, 0};
-          else if (strips <= 2) return Panels{b.b + 2 * b.next, b.next};  // the pair after each one
           else if (last < end) return right.group(last, start, length);
           else if (stop < depth) return right.group(begin, stop, 0);
           else return Panels{nullptr, 0};
@@ -415,8 +419,7 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
               const bf16* pair = b.b + (p - first) * b.next + (k - start) * PANEL;
               // Rows of the strip after this one, from i · share on.
               const int64_t after = i * share, lines = larger(0, smaller(smaller(share, STRIP - after), rows - r - STRIP - after));
-              const Ahead ahead{next_b.b && (strips > 2 || p + 3 < last) ? next_b.b + (pair - b.b) : nullptr, next_b.next,
-                                strips > 2 ? s * 16 / strips : 0, strips > 2 ? (s + 1) * 16 / strips : 16,
+              const Ahead ahead{next_b.b ? next_b.b + (pair - b.b) : nullptr, next_b.next, s * 16 / strips, (s + 1) * 16 / strips,
                                 at + strip.after + after * strip.lda, strip.lda, strip.next,
                                 Left::CONVERTED && first == begin ? 0 : lines};
               const Block block{at, strip.lda, strip.next, pair, b.next, elements, from, to};
@@ -457,7 +460,7 @@ static void products_by_pairs(int64_t M, int64_t panels, int64_t depth, const Le
     const int64_t strips = ceil_div(rows, STRIP), floats = strips * STRIP * COLUMNS;  // of a pair of panels
     const int64_t at_once = smaller(even(end - begin), larger(2, SUMS_BYTES / (4 * floats) * 2));
     float* sums = (float*)thread_scratch(1, at_once / 2 * floats * 4);
-    thread_scratch(2, strips * STRIP * part * 2);
+    left.reserve(strips, part);
     alignas(64) float finished[2][STRIP * COLUMNS];
     int turn = 0;
     Pending<Output> pending{&output, nullptr, 0, 0, 0};
@@ -609,7 +612,7 @@ static void matmul_backward_weight(float* dw, const void* dy, const void* x, int
 
 // Bytes of a thread's scratch memory beyond the base path's: sums that wait, converted rows and panels.
 static int64_t product_scratch_bytes() {
-  const int64_t strip = STRIP * CHUNK * 2, pair = 2 * COLUMNS * CHUNK * 2, strip_sums = STRIP * GROUP_BYTES / GROUP * 2;
+  const int64_t strip = STRIP * row_stride(CHUNK) * 2, pair = 2 * COLUMNS * CHUNK * 2, strip_sums = STRIP * GROUP_BYTES / GROUP * 2;
   return larger(SUMS_BYTES, 4 * STRIP * COLUMNS) + strip_sums + larger(ROWS_BYTES, strip) + larger(GROUP_BYTES, pair) + 4 * 4096;
 }
 
