@@ -612,7 +612,9 @@ static void matmul_backward_weight(float* dw, const void* dy, const void* x, int
 
 // Bytes of a thread's scratch memory beyond the base path's: sums that wait, converted rows and panels.
 static int64_t product_scratch_bytes() {
-  const int64_t strip = STRIP * row_stride(CHUNK) * 2, pair = 2 * COLUMNS * CHUNK * 2, strip_sums = STRIP * GROUP_BYTES / GROUP * 2;
+  // A chunk of several parts is longer than DEPTH.
+  const int64_t strip_sums = larger(4 * STRIP * COLUMNS, 2 * STRIP * GROUP_BYTES / DEPTH);
+  const int64_t strip = STRIP * row_stride(CHUNK) * 2, pair = 2 * COLUMNS * CHUNK * 2;
   return larger(SUMS_BYTES, 4 * STRIP * COLUMNS) + strip_sums + larger(ROWS_BYTES, strip) + larger(GROUP_BYTES, pair) + 4 * 4096;
 }
 
