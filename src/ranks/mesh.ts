@@ -24,13 +24,17 @@ export function createMesh(joined: Joined, options: WatchOptions, carrier: Carri
   /** Values that have come: by the number of their gather, then by rank. */
   const inbox = new Map<number, Map<number, Uint8Array>>();
   let wake: (() => void) | null = null;
+  const failing = Promise.withResolvers<void>();
   const watch = createWatch(joined, options, {
     onValue(r, number, bytes) {
       const values = inbox.get(number) ?? new Map<number, Uint8Array>();
       inbox.set(number, values.set(r, bytes));
       wake?.();
     },
-    onFailure: () => wake?.(),
+    onFailure() {
+      wake?.();
+      failing.resolve();
+    },
   });
 
   const waiting = async <T>(work: () => Promise<T>): Promise<T> => {
@@ -97,7 +101,8 @@ export function createMesh(joined: Joined, options: WatchOptions, carrier: Carri
       const received = others.map(({ link, rank: r }) => link.receive(number, receive[r]!));
       const sent = others.map(({ link, rank: r }) => link.send("data", number, ...send[r]!));
       try {
-        await waiting(() => Promise.all([...received, ...sent]));
+        // A rank that hangs neither reads nor writes, so a failure ends the exchange too.
+        await waiting(() => Promise.race([failing.promise, Promise.all([...received, ...sent])]));
       } catch (error) {
         // The end of a link is known to the watch.
         throw watch.failure ?? new RunError(`an exchange between ranks failed (${errorText(error)})`);
