@@ -107,8 +107,7 @@ export function findLibrary(
   for (const major of versions) {
     const loaded = systemLoader().load(file(major));
     if (typeof loaded === "number") return { path: file(major), major };
-    const failure = loaded;
-    if (!/cannot open shared object file|No such file/.test(failure)) reason = failure;
+    if (!/cannot open shared object file|No such file/.test(loaded)) reason = loaded;
     const found = folders.find((folder) => complete(folder, major));
     if (found) return { path: join(found, file(major)), major };
   }

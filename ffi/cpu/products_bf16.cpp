@@ -379,12 +379,11 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
           if constexpr (Right::IN_PLACE) return right.group(first, start, length);
           else return Panels{converted + groups_done % 2 * d.group * PANEL * d.chunk, length * PANEL};
         }();
-        // The group after this one, of the same chunk or of the next.
+        // The pair after this one, where B comes from memory: a group that L2 holds costs less than its prefetch.
         const Panels next_b = [&] {
-          if constexpr (!Right::IN_PLACE) return Panels{nullptr, 0};
-          else if (last < end) return right.group(last, start, length);
-          else if (stop < depth) return right.group(begin, stop, 0);
-          else return Panels{nullptr, 0};
+          if constexpr (Right::IN_PLACE)
+            if (d.group == 2 && last < end) return right.group(last, start, length);
+          return Panels{nullptr, 0};
         }();
         auto panels_after = [&] {
           if constexpr (Right::IN_PLACE) return Idle{};

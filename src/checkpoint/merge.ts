@@ -9,6 +9,7 @@ import { checkAdapters, withAdapters } from "../families/adapters.ts";
 import type { ModelConfig } from "../families/config.ts";
 import type { Adapter, ParameterSpec } from "../families/layer.ts";
 import { adaptersByWeight, parameterSpecs } from "../families/parameters.ts";
+import { float32Numbers } from "../tensor/dtype.ts";
 import { type AdapterFile, checkAdapterFile } from "./adapter.ts";
 import type { ModelFolder } from "./huggingface.ts";
 import type { MappedTensor } from "./safetensors.ts";
@@ -21,7 +22,8 @@ export interface Merged {
   readonly changed: number;
 }
 
-type Floats = "F32" | "BF16" | "F16";
+const floats = { F32: "float32", BF16: "bfloat16", F16: "float16" } as const;
+type Floats = keyof typeof floats;
 
 /** Rows made at once. */
 const ROWS = 256;
@@ -101,13 +103,7 @@ function merged(
 function numbersOf(tensor: MappedTensor, from: number, count: number): Float32Array {
   const dtype = typeOf(tensor);
   const bytes = dtype === "F32" ? 4 : 2;
-  const buffer = bytesAt(tensor.address + from * bytes, count * bytes).slice(0);
-  if (dtype === "F32") return new Float32Array(buffer);
-  if (dtype === "F16") return Float32Array.from(new Float16Array(buffer));
-  const bits = new Uint16Array(buffer);
-  const wide = new Uint32Array(count);
-  for (let i = 0; i < count; i++) wide[i] = bits[i]! << 16;
-  return new Float32Array(wide.buffer);
+  return float32Numbers(bytesAt(tensor.address + from * bytes, count * bytes).slice(0), floats[dtype]);
 }
 
 /** To nearest, ties to even. */

@@ -7,7 +7,7 @@ import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { isObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 import { MAP_SIZE } from "../tensor/dynamic-map.ts";
-import { NF4_BLOCK, NF4_NUMBERS, type Nf4Scales, nestedBlocks, nf4Blocks } from "../tensor/nf4.ts";
+import { NF4_BLOCK, NF4_NUMBERS, nestedBlocks, nf4Blocks, type StoredNf4 } from "../tensor/nf4.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { SafetensorsDtype } from "./safetensors-header.ts";
 
@@ -25,13 +25,6 @@ export const isNf4 = ({ has }: Pick<Checkpoint, "has">, name: string): boolean =
 
 /** Names of the tensors beside a weight in NF4. */
 export const nf4Parts = (name: string): string[] => partNames.map((part) => `${name}.${part}`);
-
-export interface StoredNf4 {
-  readonly shape: readonly number[];
-  /** Of the codes: two to a byte, the first in the upper half. */
-  readonly address: number;
-  readonly scales: Nf4Scales;
-}
 
 /**
  * @throws InputError naming the tensor: a missing part, one of another type or length, numbers that are out of range, or a

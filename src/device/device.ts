@@ -405,6 +405,21 @@ export interface Ops {
   scatterRows(dx: Tensor, dy: Tensor, index: Tensor): void;
 }
 
+/** The ops of a mixture of experts. */
+export type ExpertOp =
+  | "routeForward"
+  | "routeBackward"
+  | "balanceForward"
+  | "balanceBackward"
+  | "dispatch"
+  | "gatherPairs"
+  | "scatterPairs"
+  | "combineForward"
+  | "combineBackward"
+  | "expertsForward"
+  | "expertsBackwardInput"
+  | "expertsBackwardWeight";
+
 /** Devices of several processes that exchange their memory directly. */
 export interface PeerGroup {
   /**

@@ -99,7 +99,7 @@ export interface DecoderFields {
 /** @throws InputError naming the file, the field and the cure: a missing, bad or unsupported field */
 export function readDecoderFields(json: Json, path: string, defaults: Defaults): DecoderFields {
   refuseUnsupported(json, path, defaults);
-  const given = parseFields(json, path);
+  const given = parseFields(fields, json, path);
   const shape = attentionOf(given, path, defaults);
   const activation = activationOf(given, path, defaults);
   const maxPositionEmbeddings = given.max_position_embeddings ?? defaults.maxPositions;
@@ -138,8 +138,9 @@ function refuseUnsupported(json: Json, path: string, { experts = false }: Defaul
       refuse(field, "of mixtures of experts, only those of model_type qwen3_moe are; use another model");
 }
 
-function parseFields(json: Json, path: string): Fields {
-  const parsed = fields.safeParse(json);
+/** A config.json's fields. @throws InputError naming the file and the field */
+export function parseFields<S extends z.ZodType>(schema: S, json: Json, path: string): z.output<S> {
+  const parsed = schema.safeParse(json);
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0]!;
   const field = issue.path.join(".");

@@ -5,7 +5,7 @@
 import { z } from "zod";
 import { InputError } from "../errors.ts";
 import type { Family } from "./config.ts";
-import { type Defaults, readDecoderFields } from "./fields.ts";
+import { type Defaults, parseFields, readDecoderFields } from "./fields.ts";
 import { type ExpertSizes, llamaParameters } from "./llama.ts";
 
 const defaults: Defaults = {
@@ -35,7 +35,7 @@ export const qwen3Moe: Family = {
     const own = readDecoderFields(json, path, defaults);
     const attentionBias = own.given.attention_bias ?? false;
     const biases = { inputBias: attentionBias, outputBias: attentionBias };
-    const given = readFields(json, path);
+    const given = parseFields(fields, json, path);
     const parts = { ...biases, headNorms: "each head" as const, experts: expertLayers(given, path) };
     return {
       ...{ ...own.common, ...llamaParameters(own, parts) },
@@ -43,16 +43,6 @@ export const qwen3Moe: Family = {
     };
   },
 };
-
-function readFields(json: Readonly<Record<string, unknown>>, path: string): z.output<typeof fields> {
-  const parsed = fields.safeParse(json);
-  if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0]!;
-  const value = JSON.stringify(json[String(issue.path[0])]);
-  throw new InputError(
-    `${path}: ${issue.path.join(".")}: ${issue.message}, got ${value}; take the value of the original model`,
-  );
-}
 
 /** The experts of each layer, null for a dense one. */
 function expertLayers(

@@ -10,7 +10,6 @@
 
 import type { Device, ScratchSizes } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
-
 import { isExperts, type Layer } from "../families/layer.ts";
 import { layersOf, parameterSpecs } from "../families/parameters.ts";
 import { type BuffersOf, type BufferTable, reshapeTo } from "../tensor/buffers.ts";

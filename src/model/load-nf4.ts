@@ -3,8 +3,8 @@ import { breathe } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { hostBytes } from "../device/host-numbers.ts";
 import { loadScales } from "../device/nf4.ts";
-import { bytesPerElement, type DType } from "../tensor/dtype.ts";
-import { NF4_BLOCK, type Nf4Scales, nf4Blocks, quantizeNf4, quantizeScales } from "../tensor/nf4.ts";
+import { bytesPerElement, type DType, float32Numbers } from "../tensor/dtype.ts";
+import { NF4_BLOCK, nf4Blocks, quantizeNf4, quantizeScales, type StoredNf4 } from "../tensor/nf4.ts";
 
 /** Elements that are in memory as float32 at once. */
 const AT_ONCE = 2 ** 20;
@@ -18,11 +18,7 @@ function* chunks({
 }
 
 /** A weight that is stored in NF4. */
-export async function loadNf4(
-  device: Device,
-  w: Weight,
-  { address, scales }: { readonly address: number; readonly scales: Nf4Scales },
-): Promise<void> {
+export async function loadNf4(device: Device, w: Weight, { address, scales }: StoredNf4): Promise<void> {
   loadScales(device, w, scales);
   const [, width = 1] = w.shape;
   for (const { from, count } of chunks(w)) {
@@ -40,19 +36,10 @@ export async function loadAsNf4(device: Device, w: Weight, address: number, dtyp
   for (const { from, count } of chunks(w)) {
     const elements = count * width;
     const codes = new Uint8Array(Math.ceil(elements / 2));
-    const values = numbersOf(hostBytes(address + from * width * bytes, elements * bytes), dtype);
+    const values = float32Numbers(hostBytes(address + from * width * bytes, elements * bytes), dtype);
     quantizeNf4(codes, absmax.subarray((from * width) / NF4_BLOCK), values);
     device.loadCodes(w, codes, from, count);
     await breathe();
   }
   loadScales(device, w, quantizeScales(absmax));
-}
-
-function numbersOf(bytes: ArrayBuffer, dtype: DType): Float32Array {
-  if (dtype === "float32") return new Float32Array(bytes);
-  if (dtype === "float16") return Float32Array.from(new Float16Array(bytes));
-  const bits = new Uint16Array(bytes);
-  const wide = new Uint32Array(bits.length);
-  for (let i = 0; i < bits.length; i++) wide[i] = bits[i]! << 16;
-  return new Float32Array(wide.buffer);
 }

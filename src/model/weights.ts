@@ -9,7 +9,7 @@ import { InputError } from "../errors.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { parameterSpecs, scalarHead } from "../families/parameters.ts";
 import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
-import type { Nf4Scales } from "../tensor/nf4.ts";
+import type { StoredNf4 } from "../tensor/nf4.ts";
 import { tensor } from "../tensor/tensor.ts";
 import { loadAsNf4, loadNf4 } from "./load-nf4.ts";
 import type { ModelWeights } from "./model.ts";
@@ -35,13 +35,6 @@ const READ_AT_ONCE = 16 * 2 ** 20;
 
 function startsAtZero(source: ParameterSource, name: string): boolean {
   return name === scalarHead && source.scalarHeadFromZero === true;
-}
-
-/** Codes, two to a byte, and what belongs to them. */
-interface StoredNf4 {
-  readonly shape: readonly number[];
-  readonly address: number;
-  readonly scales: Nf4Scales;
 }
 
 type Named = { readonly name: string; readonly shape: readonly number[] };

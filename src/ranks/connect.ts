@@ -15,12 +15,12 @@ export async function connectDevices(device: Device, ranks: Ranks): Promise<stri
   const host = ranks.carrier === null ? "by way of the host" : `by way of the host, by ${ranks.carrier}`;
   const all = await ranks.gather("the devices of the ranks", peers === null ? null : peers.survey());
   const found = all.flatMap((each) => (each === null || "missing" in each ? [] : [each]));
-  const reason = all.find((each) => each !== null && "missing" in each);
+  const [missing = null] = all.flatMap((each) => (each !== null && "missing" in each ? [each.missing] : []));
   if (peers === null || found.length === 0) {
-    if (reason && "missing" in reason) return `ranks exchange ${host}: ${reason.missing}`;
+    if (missing !== null) return `ranks exchange ${host}: ${missing}`;
     return ranks.carrier === null ? null : `ranks exchange by ${ranks.carrier}`;
   }
-  const why = reasonAgainst(all.length, found, reason && "missing" in reason ? reason.missing : null);
+  const why = reasonAgainst(all.length, found, missing);
   if (why !== null) return `ranks exchange ${host}: ${why}`;
   const id = await ranks.first("the group of devices", () => peers.createId());
   await ranks.waitFor(() => peers.join(id, ranks.rank, ranks.size, ranks.requireAll));

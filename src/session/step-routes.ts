@@ -1,7 +1,18 @@
 /** The routes of an optimizer step, where they must be known before its passes: divided among ranks, as the passes are. */
-import { areRouted, auxLossCoef, balanceSlopes, findRoutes, loadOfGroups, withRoutes } from "../model/expert-load.ts";
-import type { PackedGroup } from "../model/micro-batches.ts";
+import {
+  areRouted,
+  auxLossCoef,
+  balanceSlopes,
+  type ExpertLoad,
+  findRoutes,
+  loadMetrics,
+  loadOfGroups,
+  loadOfPass,
+  withRoutes,
+} from "../model/expert-load.ts";
+import type { MicroBatch, PackedGroup } from "../model/micro-batches.ts";
 import { type RouteShape, routeShape, type TokenRoutes } from "../model/routes.ts";
+import type { ExpertReport } from "../model/trunk.ts";
 import { divided } from "../ranks/ranks.ts";
 import type { TrainedModel } from "./policy.ts";
 
@@ -46,4 +57,37 @@ export async function routed(
     ? groups
     : withRoutes(groups, await routesOf(trained, groups, settings.microBatchTokens, onTokens));
   return { groups: all, experts: { shape, coef, slopes: balanceSlopes(loadOfGroups(all, shape), shape, coef) } };
+}
+
+/** What a pass of a step tells of experts; plain data. */
+export interface PassExperts {
+  readonly load: ExpertLoad | null;
+  readonly balanceLoss: number;
+}
+
+export function expertsOfPass(
+  batch: MicroBatch,
+  report: ExpertReport | null,
+  experts: StepExperts | null,
+): PassExperts {
+  const load = experts && loadOfPass(batch, report!.routes, experts.shape);
+  return { load, balanceLoss: report?.balanceLoss ?? 0 };
+}
+
+/** The loss of an unbalanced load over a step's passes, and the step's metrics of experts; none for a model without any. */
+export function expertsOfStep(
+  experts: StepExperts | null,
+  passes: readonly PassExperts[],
+): { readonly balanceLoss: number; readonly metrics: Readonly<Record<string, number>> } {
+  if (!experts) return { balanceLoss: 0, metrics: {} };
+  const { shape, slopes, coef } = experts;
+  const load = new Float64Array(shape.layers * shape.experts);
+  let balanceLoss = 0;
+  for (const pass of passes) {
+    balanceLoss += pass.balanceLoss;
+    pass.load!.forEach((pairs, i) => {
+      load[i]! += pairs;
+    });
+  }
+  return { balanceLoss, metrics: { ...(slopes && { aux_loss: balanceLoss / coef }), ...loadMetrics(load, shape) } };
 }

@@ -10,7 +10,7 @@ import { createSampler } from "../data/order.ts";
 import { InputError, RunError } from "../errors.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import type { MetricsRecord } from "../metrics/metrics-file.ts";
-import { balanced, loadMetrics, loadOfPass } from "../model/expert-load.ts";
+import { balanced } from "../model/expert-load.ts";
 import { forwardBackward } from "../model/lm-head.ts";
 import type { MicroBatch, PackedGroup } from "../model/micro-batches.ts";
 import { optimizerSettings } from "../optim/adamw.ts";
@@ -24,7 +24,7 @@ import type { TrainedModels } from "../session/checkpointing.ts";
 import { passesOf, stepAfter } from "../session/gradient-shards.ts";
 import { anonymousBytes } from "../session/memory.ts";
 import type { TrainedModel } from "../session/policy.ts";
-import { routed } from "../session/step-routes.ts";
+import { expertsOfPass, expertsOfStep, routed } from "../session/step-routes.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { supervisedExample } from "./examples.ts";
 
@@ -78,34 +78,23 @@ async function learn(policy: TrainedModel, given: readonly PackedGroup[], config
     const broken = logprobs.find((logprob) => !Number.isFinite(logprob));
     if (broken !== undefined)
       throw new RunError(`the loss is ${-broken}: stopped before any weight changed; lower learning_rate`);
-    const load = experts && loadOfPass(micro, scored.experts!.routes, experts.shape);
-    const scores = { logprobs: logprobs.slice(), entropies: entropies.slice() };
-    return { ...scores, tokens: micro.tokens.length, load, balanceLoss: scored.experts?.balanceLoss ?? 0 };
+    const scores = { logprobs: logprobs.slice(), entropies: entropies.slice(), tokens: micro.tokens.length };
+    return { ...scores, ...expertsOfPass(micro, scored.experts, experts) };
   };
   const passes = await passesOf(model.device, optimizer, shards, batch, config.microBatchTokens, pass);
   let loss = 0;
   let entropy = 0;
   let tokens = 0;
-  let balanceLoss = 0;
-  const load = experts && new Float64Array(experts.shape.layers * experts.shape.experts);
   for (const scores of passes.results) {
     for (const [i, logprob] of scores.logprobs.entries()) {
       loss -= logprob / answers;
       entropy += scores.entropies[i]! / answers;
     }
     tokens += scores.tokens;
-    balanceLoss += scores.balanceLoss;
-    scores.load?.forEach((pairs, i) => {
-      load![i]! += pairs;
-    });
   }
   const norm = await stepAfter(model.device, policy, passes, optimizerSettings(config), lr);
-  const metrics = {
-    ...{ loss: loss + balanceLoss, grad_norm: norm, learning_rate: lr, entropy },
-    ...(experts?.slopes && { aux_loss: balanceLoss / experts.coef }),
-    ...(experts && loadMetrics(load!, experts.shape)),
-  };
-  return { metrics, tokens };
+  const { balanceLoss, metrics } = expertsOfStep(experts, passes.results);
+  return { metrics: { loss: loss + balanceLoss, grad_norm: norm, learning_rate: lr, entropy, ...metrics }, tokens };
 }
 
 /** Runs supervised fine-tuning to its end or until the user stops it. */

@@ -28,6 +28,17 @@ export function bfloat16ToNumber(bits: number): number {
   return scratch.getFloat32(0);
 }
 
+/** Numbers of a floating-point type of at most 32 bits as float32; `bytes` are taken over where they are float32 already. */
+export function float32Numbers(bytes: ArrayBuffer, dtype: DType): Float32Array {
+  if (dtype === "float32") return new Float32Array(bytes);
+  if (dtype === "float16") return Float32Array.from(new Float16Array(bytes));
+  if (dtype !== "bfloat16") throw new TypeError(`${dtype} is not read as float32`);
+  const bits = new Uint16Array(bytes);
+  const wide = new Uint32Array(bits.length);
+  for (let i = 0; i < bits.length; i++) wide[i] = bits[i]! << 16;
+  return new Float32Array(wide.buffer);
+}
+
 /** The bit pattern of the nearest bfloat16, ties to even; NaN stays NaN. */
 export function numberToBfloat16(value: number): number {
   scratch.setFloat32(0, value);

@@ -31,6 +31,14 @@ export interface Nf4Scales {
   readonly offset: number;
 }
 
+/** A matrix as it is stored. */
+export interface StoredNf4 {
+  readonly shape: readonly number[];
+  /** Of the codes: two to a byte, the first in the upper half. */
+  readonly address: number;
+  readonly scales: Nf4Scales;
+}
+
 /** Blocks of a weight of so many elements. */
 export const nf4Blocks = (elements: number): number => Math.ceil(elements / NF4_BLOCK);
 export const nestedBlocks = (elements: number): number => Math.ceil(nf4Blocks(elements) / SCALE_BLOCK);

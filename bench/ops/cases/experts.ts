@@ -1,5 +1,5 @@
 /** A mixture of experts: the router, the pairs of tokens and experts, and the products of each expert's pairs. */
-import type { ExpertWeights, PairPlaces } from "../../../src/device/device.ts";
+import type { ExpertOp, ExpertWeights, PairPlaces } from "../../../src/device/device.ts";
 import { elementCount } from "../../../src/tensor/tensor.ts";
 import {
   bfloat16Gradients,
@@ -429,20 +429,7 @@ function productCost(rows: number, w: ExpertWeights, bytes: number): Cost {
   return { bytes: bytes + w.count * weightBytes(w.first), flops: 2 * rows * n * k, unit: "float32" };
 }
 
-export const expertOps: OpTable<
-  | "routeForward"
-  | "routeBackward"
-  | "balanceForward"
-  | "balanceBackward"
-  | "dispatch"
-  | "gatherPairs"
-  | "scatterPairs"
-  | "combineForward"
-  | "combineBackward"
-  | "expertsForward"
-  | "expertsBackwardInput"
-  | "expertsBackwardWeight"
-> = {
+export const expertOps: OpTable<ExpertOp> = {
   routeForward: {
     cost: (_, { weights, experts, probabilities }, logits) => {
       const count = elementCount(logits.shape);

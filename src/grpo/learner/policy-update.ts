@@ -3,7 +3,7 @@
  * over packed micro-batches. learner.ts decides which samples a step takes, and how often.
  */
 
-import { balanced, loadMetrics, loadOfPass } from "../../model/expert-load.ts";
+import { balanced } from "../../model/expert-load.ts";
 import {
   type Activations,
   backward,
@@ -18,7 +18,7 @@ import { type AdamSettings, type OptimizerSettings, optimizerSettings } from "..
 import { divided, type Ranks } from "../../ranks/ranks.ts";
 import { passesOf, stepAfter } from "../../session/gradient-shards.ts";
 import type { TrainedModel } from "../../session/policy.ts";
-import { routed } from "../../session/step-routes.ts";
+import { expertsOfPass, expertsOfStep, routed } from "../../session/step-routes.ts";
 import type { LossCompletion, LossConfig, OwnLoss } from "../loss/config.ts";
 import { computeLoss, isTokenwise, tokenDerivatives } from "../loss/loss.ts";
 import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
@@ -183,8 +183,7 @@ export async function updateStep(
     });
     if (!derive) await backward(model, batch, activations, gradients, result, temperature);
     onTokens?.(batch.tokens.length);
-    const load = experts && loadOfPass(batch, scored.experts!.routes, experts.shape);
-    return { own, loss, entropySum, metrics, load, balanceLoss: scored.experts?.balanceLoss ?? 0 };
+    return { own, loss, entropySum, metrics, ...expertsOfPass(batch, scored.experts, experts) };
   };
   const passes = await passesOf(device, optimizer, shards, groups, settings.microBatchTokens, pass);
   const logprobs: Float32Array[] = [];
@@ -192,8 +191,6 @@ export async function updateStep(
   const parts: MetricParts[] = [];
   let loss = 0;
   let entropySum = 0;
-  let balanceLoss = 0;
-  const load = experts && new Float64Array(experts.shape.layers * experts.shape.experts);
   for (const result of passes.results) {
     for (const scored of result.own) {
       logprobs[scored.index] = scored.logprobs;
@@ -201,17 +198,13 @@ export async function updateStep(
     }
     loss += result.loss;
     entropySum += result.entropySum;
-    balanceLoss += result.balanceLoss;
-    result.load?.forEach((pairs, i) => {
-      load![i]! += pairs;
-    });
     parts.push(result.metrics);
   }
   const norm = await stepAfter(device, policy, passes, settings.optimizer, learningRate);
+  const { balanceLoss, metrics: ofExperts } = expertsOfStep(experts, passes.results);
   const metrics = {
     ...{ loss: loss + balanceLoss, grad_norm: norm, learning_rate: learningRate, ...foldMetrics(parts) },
-    ...(experts?.slopes && { aux_loss: balanceLoss / experts.coef }),
-    ...(experts && loadMetrics(load!, experts.shape)),
+    ...ofExperts,
   };
   const meanEntropy = step.entropyTokens === 0 ? null : entropySum / step.entropyTokens;
   return { metrics, logprobs, entropies, meanEntropy };

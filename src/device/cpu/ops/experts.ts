@@ -1,22 +1,8 @@
 /** Calls of ffi/cpu/experts.cpp: a mixture of experts. */
 import type { Kernels } from "../../../../ffi/bindings/cpu.ts";
-import type { ExpertWeights, Ops } from "../../device.ts";
+import type { ExpertOp, ExpertWeights, Ops } from "../../device.ts";
 import { dim } from "../../operands.ts";
 import { typeCode } from "../operands.ts";
-
-type ExpertOp =
-  | "routeForward"
-  | "routeBackward"
-  | "balanceForward"
-  | "balanceBackward"
-  | "dispatch"
-  | "gatherPairs"
-  | "scatterPairs"
-  | "combineForward"
-  | "combineBackward"
-  | "expertsForward"
-  | "expertsBackwardInput"
-  | "expertsBackwardWeight";
 
 /** E, elements from one weight to the next, N, K. */
 const sizesOf = ({ first, count }: ExpertWeights) => [count, first.elements, dim(first, 0), dim(first, 1)];

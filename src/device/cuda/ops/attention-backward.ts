@@ -9,7 +9,7 @@ import type { AttentionShape, Ops } from "../../device.ts";
 import { dim, expectShape, headAddresses, qkvAddresses } from "../../operands.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
 import { ceilDiv } from "../threads.ts";
-import { LARGEST_HEAD } from "./attention.ts";
+import { LARGEST_HEAD, windowed } from "./attention.ts";
 
 /** Rows in a tile of keys or queries. */
 const TILE = 64;
@@ -63,12 +63,6 @@ function tiling(bfloat16: boolean, headDim: number): Tiling {
   const sizes = { ...cut, KEY_SHARED_BYTES: keyBytes, QUERY_SHARED_BYTES: queryBytes };
   return { Dp, keyParts, queryParts: 1, keyBytes, queryBytes, sizes };
 }
-
-/** The same for layers with a window, of one head size. */
-const windowed = (plain: readonly Defines[]): Defines[] => [
-  ...plain.map((variant) => ({ ...variant, WINDOWED: 0 })),
-  ...plain.slice(0, 1).map((variant) => ({ ...variant, WINDOWED: 1 })),
-];
 
 const tilingSizes =
   (bfloat16: boolean) =>

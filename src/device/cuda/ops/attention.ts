@@ -28,8 +28,8 @@ function variants(types: readonly string[], roles: readonly string[]): Defines[]
   );
 }
 
-/** The same for layers with a window, of one head size. */
-const windowed = (plain: readonly Defines[]): Defines[] => [
+/** The same variants for layers with a window, of one head size. */
+export const windowed = (plain: readonly Defines[]): Defines[] => [
   ...plain.map((variant) => ({ ...variant, WINDOWED: 0 })),
   ...plain.slice(0, 1).map((variant) => ({ ...variant, WINDOWED: 1 })),
 ];

@@ -1,6 +1,6 @@
 /** Launches of ffi/cuda/experts.cu: a mixture of experts, whose products take one launch for all experts. */
 import type { DType } from "../../../tensor/dtype.ts";
-import type { ExpertWeights, Ops } from "../../device.ts";
+import type { ExpertOp, ExpertWeights, Ops } from "../../device.ts";
 import { dim, expectShape } from "../../operands.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType } from "../runtime.ts";
 import { ceilDiv } from "../threads.ts";
@@ -69,20 +69,6 @@ export const expertKernels = {
     PRODUCT_THREADS,
   ),
 } as const;
-
-type ExpertOp =
-  | "routeForward"
-  | "routeBackward"
-  | "balanceForward"
-  | "balanceBackward"
-  | "dispatch"
-  | "gatherPairs"
-  | "scatterPairs"
-  | "combineForward"
-  | "combineBackward"
-  | "expertsForward"
-  | "expertsBackwardInput"
-  | "expertsBackwardWeight";
 
 const type = ({ dtype }: { readonly dtype: DType }) => macroType(dtype);
 
