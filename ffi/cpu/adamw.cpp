@@ -64,10 +64,10 @@ struct Master {
 
 void adamw(void* p, uint16_t* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,
            float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t form, uint32_t seed,
-           uint32_t stream, uint32_t step, uint32_t parameter) {
+           uint32_t stream, uint32_t step, uint32_t parameter, int64_t before) {
   const AdamW adam = AdamW::of(lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale);
   const Master own = {p, master, form};
-  const Counter counter = {seed, stream, step, parameter};
+  const Counter counter = {seed, stream, step, parameter, before};
   adam_blocks(n, [&](int64_t from, int64_t to) {
     uint16_t noise[NOISE];
     for (int64_t i = from; i < to; i += W) {
@@ -123,10 +123,10 @@ static void quantize(uint8_t* codes, float* absmax, const float* x, int64_t coun
 void adamw_8bit(void* p, uint16_t* master, uint8_t* m, float* m_absmax, uint8_t* v, float* v_absmax, const float* g,
                 const float* maps, const uint8_t* nearest, int64_t n, float lr, float beta1, float beta2, float eps,
                 float weight_decay, float correction1, float correction2, float grad_scale, int32_t form, uint32_t seed,
-                uint32_t stream, uint32_t step, uint32_t parameter) {
+                uint32_t stream, uint32_t step, uint32_t parameter, int64_t before) {
   const AdamW adam = AdamW::of(lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale);
   const Master own = {p, master, form};
-  const Counter counter = {seed, stream, step, parameter};
+  const Counter counter = {seed, stream, step, parameter, before};
   static_assert(NOISE == MOMENTS && ADAM_BLOCK % MOMENTS == 0);
   adam_blocks(n, [&](int64_t from, int64_t to) {
     uint16_t noise[NOISE];

@@ -10,7 +10,6 @@ import { type ConfigRecord, freeOnResume, toJson } from "../config/record.ts";
 import { InputError } from "../errors.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { sumsOfSquares } from "../optim/adamw.ts";
-import { type FormSettings, isUsual } from "../optim/form.ts";
 import { commit } from "../program.ts";
 import { meetByMpi } from "../ranks/carrier.ts";
 import { type Placement, placementOf } from "../ranks/environment.ts";
@@ -28,8 +27,6 @@ export interface RankConfig {
   readonly ranks: number | null;
   readonly gradientShards?: number | null;
   readonly shardOptimizer?: boolean;
-  readonly optim?: FormSettings["optim"];
-  readonly masterDtype?: FormSettings["masterDtype"];
   readonly threads: number | null;
 }
 
@@ -93,9 +90,7 @@ export interface Placed extends Team {
 
 function divisionOf(config: RankConfig, ranks: Ranks): Division | null {
   const shards = shardsOf(config, ranks.size);
-  return shards === null
-    ? null
-    : { ranks, shards, zero: ranks.size > 1 && config.shardOptimizer === true && isUsual(config) };
+  return shards === null ? null : { ranks, shards, zero: ranks.size > 1 && config.shardOptimizer === true };
 }
 
 /** Each of the ranks that the setting asks for, on this machine and on paper. */

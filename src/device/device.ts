@@ -147,6 +147,8 @@ export interface RandomRounding {
   readonly stream: number;
   /** Its number among the optimizer's parameters. */
   readonly parameter: number;
+  /** The parameter's elements before those that the step has: a multiple of 8. */
+  readonly before: number;
 }
 
 /** A moment in 8 bits: codes of a dynamic map, and for every 256 elements in the order in which they lie the largest magnitude. */

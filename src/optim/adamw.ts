@@ -11,7 +11,7 @@ import { bytesPerElement, type ComputeDType } from "../tensor/dtype.ts";
 import { dynamicMap, MAP_SIZE, NEAREST_SIZE, nearestCodes } from "../tensor/dynamic-map.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import { rows, type Tensor, tensor } from "../tensor/tensor.ts";
-import { blocksOf, hasNoMasters, isEightBit, isUsual, type OptimizerForm, usualForm } from "./form.ts";
+import { blocksOf, hasNoMasters, isEightBit, MOMENT_BLOCK, type OptimizerForm, usualForm } from "./form.ts";
 
 export interface OptimizerSettings {
   readonly beta1: number;
@@ -44,8 +44,9 @@ export interface OptimizedParameter {
 
 /** Elements of a parameter that this process updates: all of them, or with several ranks some. */
 export interface OptimizedPart extends OptimizedParameter {
-  /** The parameter's name, and its first element of these. */
+  /** The parameter's name and its number among those trained, and its first element of these. */
   readonly name: string;
+  readonly number: number;
   readonly from: number;
   /** For a float32 model, the parameter itself; else float32 or its lower half (Device.masterDType); null: there is none. */
   readonly master: Tensor | null;
@@ -98,6 +99,12 @@ interface OptimizerOwner {
   readonly phase: Phase;
 }
 
+/** The padded size of a trained parameter. */
+interface ParameterSize {
+  readonly name: string;
+  readonly elements: number;
+}
+
 /** Elements of one parameter, by its name. */
 interface Range {
   readonly name: string;
@@ -110,8 +117,8 @@ interface Range {
  * parameters; the returned function binds them after allocation, given the parameters, and keeps their order. Gradients
  * are live only during the owner's phase. A block that is trained in part has no gradient as a whole.
  *
- * @param owned the elements that this process updates, which alone have masters and moments; null: all, as it must be for
- *   another form than the usual one
+ * @param owned the elements that this process updates, which alone have masters and moments; null: all. Each range begins
+ *   at a multiple of MOMENT_BLOCK, so that it has scales of its own.
  * @throws InputError for bfloat16 masters of a float32 model
  */
 export function planOptimizer(
@@ -127,7 +134,8 @@ export function planOptimizer(
     throw new InputError(
       "master_dtype bfloat16: the weights are float32, which are their own masters; set dtype bfloat16, or leave master_dtype out",
     );
-  if (owned && !isUsual(form)) throw new Error("only float32 masters and moments are divided");
+  if (owned?.some(({ from }) => from % MOMENT_BLOCK !== 0))
+    throw new Error(`moments are divided at multiples of ${MOMENT_BLOCK} elements`);
   const whole = ({ parts }: Specifications) => parts.every(({ trainable }) => trainable);
   const trained = blocks
     .flatMap((block) => (whole(block) ? [block] : block.parts.map((part) => ({ name: part.name, parts: [part] }))))
@@ -139,14 +147,16 @@ export function planOptimizer(
   const specs = new Map(blocks.flatMap(({ parts }) => parts.map((part) => [part.name, part])));
   const inEightBits = (name: string) => isEightBit(form, specs.get(name)!);
   // What is owned lies side by side, as one block.
-  const ranges = owned?.map(({ name, from, count }) => ({ name: `${name} ${from}`, elements: count }));
-  const kept = ranges ? [{ name: "owned", parts: ranges }] : trained;
+  const ranges = owned?.map(({ name, from, count }) => ({ name: `${name} ${from}`, elements: count, of: name }));
+  const kept = ranges
+    ? [{ name: "owned", parts: ranges }]
+    : trained.map(({ name, parts }) => ({ name, parts: parts.map((part) => ({ ...part, of: part.name })) }));
   const hasMasters = dtype !== "float32" && !hasNoMasters(form, dtype);
   if (hasMasters)
     for (const block of kept)
       planBlock(plan, [`${prefix}master weights`, `${prefix}master`, device.masterDType], block, "always");
-  // Each parameter with moments of 8 bits has scales of its own, so those of its block lie apart.
-  const apart = (block: Block) => !owned && block.parts.some(({ name }) => inEightBits(name));
+  // Each part with moments of 8 bits has scales of its own, so those of its block lie apart.
+  const apart = ({ parts }: (typeof kept)[number]) => parts.some(({ of }) => inEightBits(of));
   const momentBlocks = kept.flatMap((block) =>
     apart(block) ? block.parts.map((part) => ({ name: part.name, parts: [part] })) : [block],
   );
@@ -175,9 +185,9 @@ export function planOptimizer(
     const gradient = bound("gradient", trained);
     const masters = hasMasters ? bound("master", kept) : null;
     const [m, v] = [bound("m", momentBlocks), bound("v", momentBlocks)];
-    const momentsOf = (key: string): Moments => {
+    const momentsOf = (name: string, key: string): Moments => {
       const [first, second] = [m.get(key)!, v.get(key)!];
-      if (owned || !inEightBits(key)) return { bits: 32, m: first, v: second };
+      if (!inEightBits(name)) return { bits: 32, m: first, v: second };
       const absmax = (own: string) => tensors.get(`${prefix}${own} absmax/${key}`)!;
       return { bits: 8, m: { codes: first, absmax: absmax("m") }, v: { codes: second, absmax: absmax("v") } };
     };
@@ -187,21 +197,22 @@ export function planOptimizer(
     if (parameters.length !== count) throw new Error(`${count} trained parameters, ${parameters.length} of them given`);
     const gradients = new Map<string, Tensor | null>([...decays.keys()].map((name) => [name, null]));
     for (const [name, buffer] of gradient) gradients.set(name, buffer);
+    const numbers = new Map(parameters.map(({ weight }, i) => [weight.name, i]));
     const part = (parameter: OptimizedParameter, from: number, elements: number, key: string): OptimizedPart => {
       const weight = elementsOf(parameter.weight, from, elements);
       const itself = dtype === "float32" ? tensor(weight.name, weight.address, dtype, [elements]) : null;
       return {
-        ...{ weight, name: weight.name, from, decays: parameter.decays },
+        ...{ weight, name: weight.name, number: numbers.get(weight.name)!, from, decays: parameter.decays },
         gradient: rows(parameter.gradient, from, elements),
-        ...{ master: masters?.get(key) ?? itself, moments: momentsOf(key) },
+        ...{ master: masters?.get(key) ?? itself, moments: momentsOf(weight.name, key) },
       };
     };
     const byName = new Map(parameters.map((parameter) => [parameter.weight.name, parameter]));
     const parts = owned
       ? owned.map(({ name, from, count: own }) => part(byName.get(name)!, from, own, `${name} ${from}`))
       : parameters.map((parameter) => part(parameter, 0, parameter.weight.elements, parameter.weight.name));
-    const [numbers, nearest] = mapNames.map((name) => tensors.get(name));
-    const maps = isMapped ? { numbers: numbers!, nearest: nearest! } : null;
+    const [mapped, nearest] = mapNames.map((name) => tensors.get(name));
+    const maps = isMapped ? { numbers: mapped!, nearest: nearest! } : null;
     const stream = ROUNDING_STREAM + (phase === "critic" ? 1 : 0);
     return { parameters, parts, gradients, step: 0, sums: tensors.get(sums)!, form, stream, maps };
   };
@@ -230,10 +241,51 @@ export function mastersOf({ weight, master }: { readonly weight: Weight; readonl
   return master.dtype === "float32" ? own : { ...own, upper: weight.address };
 }
 
-/** A part's buffers in float32, or masters in halves; null: there is none, or it is in 8 bits. */
-export function floatBuffer({ master, moments }: OptimizedPart, kind: "master" | "m" | "v"): Tensor | null {
+/** What an optimizer keeps of a parameter: masters; moments in float32, or in 8 bits as codes and their scales. */
+export type StateBuffer = "master" | Moment | `${Moment} codes` | `${Moment} absmax`;
+type Moment = "m" | "v";
+
+/** A part's buffer; null: it has none in its form. */
+export function stateBuffer(
+  { master, moments }: Pick<OptimizedPart, "master" | "moments">,
+  kind: StateBuffer,
+): Tensor | null {
   if (kind === "master") return master;
-  return moments.bits === 32 ? moments[kind] : null;
+  const [moment, coded] = kind.split(" ") as [Moment, ("codes" | "absmax")?];
+  if (moments.bits === 32) return coded ? null : moments[moment];
+  return coded ? moments[moment][coded] : null;
+}
+
+/** The state's buffers of a parameter in this form; masters that are the parameter itself are left out. */
+export function stateBuffers(
+  form: OptimizerForm,
+  { name, shape, dtype }: Pick<Weight, "name" | "shape" | "dtype">,
+): StateBuffer[] {
+  const hasMaster = dtype !== "float32" && !hasNoMasters(form, dtype);
+  const moments: StateBuffer[] = isEightBit(form, { name, shape })
+    ? ["m codes", "m absmax", "v codes", "v absmax"]
+    : ["m", "v"];
+  return [...(hasMaster ? (["master"] as const) : []), ...moments];
+}
+
+/** Elements of a parameter to a number of such a buffer. */
+const elementsPer = (kind: StateBuffer): number => (kind.endsWith("absmax") ? MOMENT_BLOCK : 1);
+
+/** Such a buffer of a whole parameter in memory at `address`. */
+export function wholeState(
+  device: Device,
+  kind: StateBuffer,
+  { name, elements }: ParameterSize,
+  address: number,
+): Tensor {
+  const dtype = kind === "master" ? device.masterDType : kind.endsWith("codes") ? "uint8" : "float32";
+  return tensor(name, address, dtype, [Math.ceil(elements / elementsPer(kind))]);
+}
+
+/** What such a buffer has of some of the parameter's elements, from a multiple of MOMENT_BLOCK. */
+export function stateRange(whole: Tensor, kind: StateBuffer, from: number, count: number): Tensor {
+  const per = elementsPer(kind);
+  return rows(whole, from / per, Math.ceil(count / per));
 }
 
 /** Sets masters to the parameters. Moments are zero, as new memory is, and so are lower halves of masters. */
@@ -293,8 +345,8 @@ export async function optimizerStep(
   const { maxGradNorm } = settings;
   const gradientScale = maxGradNorm > 0 ? Math.min(1, maxGradNorm / (norm + 1e-6)) : 1;
   state.step++;
-  for (const [parameter, { weight, decays, master, moments, gradient }] of state.parts.entries()) {
-    const rounding: RandomRounding = { seed: state.form.seed, stream: state.stream, parameter };
+  for (const { weight, number, from, decays, master, moments, gradient } of state.parts) {
+    const rounding: RandomRounding = { seed: state.form.seed, stream: state.stream, parameter: number, before: from };
     const own = {
       ...settings,
       learningRate,

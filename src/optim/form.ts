@@ -27,10 +27,6 @@ export const usualForm: OptimizerForm = {
   embeddings: new Set(),
 };
 
-/** Whether masters and moments are float32: others are not divided among ranks. */
-export const isUsual = ({ optim, masterDtype }: Partial<FormSettings>): boolean =>
-  (optim ?? usualForm.optim) === usualForm.optim && (masterDtype ?? usualForm.masterDtype) === usualForm.masterDtype;
-
 /** Elements that share a scale, as in bitsandbytes. */
 export const MOMENT_BLOCK = 256;
 /** Smaller parameters keep float32 moments, as in bitsandbytes (min_8bit_size). */

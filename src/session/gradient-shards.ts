@@ -9,10 +9,13 @@ import { breathe } from "../device/breathe.ts";
 import type { Device } from "../device/device.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../model/micro-batches.ts";
 import {
-  floatBuffer,
   type OptimizerSettings,
   type OptimizerState,
   optimizerStep,
+  type StateBuffer,
+  stateBuffer,
+  stateRange,
+  wholeState,
   zeroGradients,
 } from "../optim/adamw.ts";
 import { type Division, shareOf } from "../ranks/ranks.ts";
@@ -68,14 +71,12 @@ export interface GradientShards {
   /** Gives every rank the elements of `buffers`, by parameter, that their owners have. */
   share(buffers: Copy): Promise<void>;
   /** Room for the whole of a buffer that ranks have in parts: the memory of the parameter's gradient. */
-  whole(name: string, kind: OptimizerBuffer): Tensor;
+  whole(name: string, kind: StateBuffer): Tensor;
   /** Puts the whole together on rank 0, until the next call. All ranks call it. */
-  collect(name: string, kind: OptimizerBuffer): Promise<void>;
+  collect(name: string, kind: StateBuffer): Promise<void>;
   /** Takes the rank's parts from the whole, which every rank has put there. */
-  keep(name: string, kind: OptimizerBuffer): void;
+  keep(name: string, kind: StateBuffer): void;
 }
-
-export type OptimizerBuffer = "master" | "m" | "v";
 
 /** The elements that the rank alone updates; null: all ranks update all. */
 export function ownedRanges(division: Division | null, sizes: readonly ParameterSize[]): Range[] | null {
@@ -253,18 +254,18 @@ function createGradientShards(
       );
   };
 
-  const wholeOf = (name: string, kind: OptimizerBuffer): Tensor => {
+  const wholeOf = (name: string, kind: StateBuffer): Tensor => {
     const { address, shape } = gradients.get(name)!;
-    return tensor(name, address, kind === "master" ? device.masterDType : "float32", shape);
+    return wholeState(device, kind, { name, elements: shape[0]! }, address);
   };
 
   /** The parts of a parameter that the rank has, and where they are in the whole. */
-  const partsIn = (name: string, kind: OptimizerBuffer) =>
+  const partsIn = (name: string, kind: StateBuffer) =>
     optimizer.parts
       .filter((each) => each.name === name)
       .map((each) => ({
-        own: floatBuffer(each, kind)!,
-        place: rows(wholeOf(name, kind), each.from, each.weight.elements),
+        own: stateBuffer(each, kind)!,
+        place: stateRange(wholeOf(name, kind), kind, each.from, each.weight.elements),
       }));
 
   return {
@@ -298,7 +299,7 @@ function createGradientShards(
       const own = partsIn(name, kind);
       const places = (r: number) =>
         joined(owned[r]!.filter((unit) => unit.name === name)).map(({ from, count }) =>
-          rows(wholeOf(name, kind), from, count),
+          stateRange(wholeOf(name, kind), kind, from, count),
         );
       const isFirst = ranks.rank === 0;
       await transfer(
