@@ -9,7 +9,7 @@ import { writeRewardModel } from "../fixtures/scalar-model.ts";
 import { checkpointBytes, onRanks, ranksBytes } from "./rank-runs.ts";
 import { bundledModel, type Flags, problems, workFolder } from "./runs.ts";
 
-setDefaultTimeout(900_000);
+setDefaultTimeout(3_600_000);
 const work = workFolder();
 afterAll(work.remove);
 
@@ -38,7 +38,7 @@ const cases: Readonly<Record<string, Case>> = {
 test.each(Object.entries(cases))("%s", async (name, { command = "train", steps, flags }) => {
   const on = async (ranks: number, more: Flags = {}) => {
     const folder = work.at(`${name} ${ranks} ${more.resume_from_checkpoint ? "resumed" : ""}`);
-    await onRanks(ranks, folder, { device: "cpu", threads: 1, save_steps: steps / 2, ...flags, ...more }, command);
+    await onRanks(ranks, folder, { device: "cpu", threads: 1, save_steps: steps / 2, ...flags, ...more }, command, 900);
     return {
       folder,
       bytes: { ...ranksBytes(folder), checkpoint: checkpointBytes(join(folder, `checkpoint-${steps}`)) },
