@@ -147,6 +147,8 @@ export interface RandomRounding {
   readonly stream: number;
   /** Its number among the optimizer's parameters. */
   readonly parameter: number;
+  /** The parameter's element with which the tensors begin, a multiple of 8; 0 by default. */
+  readonly first?: number;
 }
 
 /** A moment in 8 bits: codes of a dynamic map, and for every 256 elements in the order in which they lie the largest magnitude. */
