@@ -8,8 +8,9 @@ import type { Device } from "../device/device.ts";
 import { hostBytes } from "../device/host-numbers.ts";
 import { InputError } from "../errors.ts";
 import type { Model } from "../model/model.ts";
-import type { OptimizedPart, OptimizerState } from "../optim/adamw.ts";
+import type { OptimizerState } from "../optim/adamw.ts";
 import { usualForm } from "../optim/form.ts";
+import type { OptimizedPart } from "../optim/parts.ts";
 import { bytesPerElement } from "../tensor/dtype.ts";
 import { byteLength, rows, type Tensor } from "../tensor/tensor.ts";
 
