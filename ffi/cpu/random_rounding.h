@@ -11,21 +11,19 @@ typedef uint32_t Words __attribute__((vector_size(4 * W)));
 typedef uint64_t LongWords __attribute__((vector_size(8 * W)));
 typedef uint16_t Shorts __attribute__((vector_size(2 * W)));
 
-// Whose random numbers: the run's seed and a stream of it, the optimizer's step, the parameter among those trained, and the
-// parameter's elements before those at hand, a multiple of 8.
+// Whose random numbers: the run's seed and a stream of it, the optimizer's step, the parameter among those trained.
 struct Counter {
   uint32_t seed, stream, step, parameter;
-  int64_t before;
 };
 
 static constexpr int64_t NOISE = 256;  // elements at once, a multiple of 8 W
 
-// The random 16 bits of the elements [at, at + NOISE) at hand; `at` is a multiple of 8.
+// The random 16 bits of elements [at, at + NOISE); `at` is a multiple of 8.
 static __attribute__((noinline)) void make_noise(uint16_t* noise, int64_t at, const Counter& c) {
   for (int64_t block = 0; block < NOISE / 8; block += W) {
     Words c0, c1, c2 = c.step - Words{}, c3 = c.parameter - Words{};
     for (int lane = 0; lane < W; lane++) {
-      const uint64_t count = (uint64_t)((c.before + at) / 8 + block + lane);
+      const uint64_t count = (uint64_t)(at / 8 + block + lane);
       c0[lane] = (uint32_t)count, c1[lane] = (uint32_t)(count >> 32);
     }
     uint32_t k0 = c.seed, k1 = c.stream;
