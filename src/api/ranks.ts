@@ -10,7 +10,7 @@ import { type ConfigRecord, freeOnResume, toJson } from "../config/record.ts";
 import { InputError } from "../errors.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { sumsOfSquares } from "../optim/adamw.ts";
-import { type FormSettings, isUsual } from "../optim/form.ts";
+import { canBeDivided } from "../optim/form.ts";
 import { commit } from "../program.ts";
 import { meetByMpi } from "../ranks/carrier.ts";
 import { type Placement, placementOf } from "../ranks/environment.ts";
@@ -28,8 +28,6 @@ export interface RankConfig {
   readonly ranks: number | null;
   readonly gradientShards?: number | null;
   readonly shardOptimizer?: boolean;
-  readonly optim?: FormSettings["optim"];
-  readonly masterDtype?: FormSettings["masterDtype"];
   readonly offloadOptimizer?: boolean;
   readonly threads: number | null;
 }
@@ -96,7 +94,7 @@ function divisionOf(config: RankConfig, ranks: Ranks): Division | null {
   const shards = shardsOf(config, ranks.size);
   return shards === null
     ? null
-    : { ranks, shards, zero: ranks.size > 1 && config.shardOptimizer === true && isUsual(config) };
+    : { ranks, shards, zero: ranks.size > 1 && config.shardOptimizer === true && canBeDivided(config) };
 }
 
 /** Each of the ranks that the setting asks for, on this machine and on paper. */

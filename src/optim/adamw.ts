@@ -11,7 +11,15 @@ import type { ComputeDType } from "../tensor/dtype.ts";
 import { dynamicMap, MAP_SIZE, NEAREST_SIZE, nearestCodes } from "../tensor/dynamic-map.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import { rows, type Tensor, tensor } from "../tensor/tensor.ts";
-import { blocksOf, hasNoMasters, isEightBit, isUsual, type OptimizerForm, usualForm } from "./form.ts";
+import {
+  blocksOf,
+  canBeDivided,
+  hasNoMasters,
+  isEightBit,
+  MOMENT_BLOCK,
+  type OptimizerForm,
+  usualForm,
+} from "./form.ts";
 import { afterPieces, forEachPiece, planRing, type Ring, requireStaging } from "./offload.ts";
 import { elementsOf, type Moments, type OptimizedParameter, type OptimizedPart } from "./parts.ts";
 
@@ -82,6 +90,12 @@ export interface OptimizerOwner {
   readonly phase: Phase;
 }
 
+/** The padded size of a trained parameter. */
+interface ParameterSize {
+  readonly name: string;
+  readonly elements: number;
+}
+
 /** Elements of one parameter, by its name. */
 interface Range {
   readonly name: string;
@@ -94,8 +108,8 @@ interface Range {
  * parameters; the returned function binds them after allocation, given the parameters, and keeps their order. Gradients
  * are live only during the owner's phase. A block that is trained in part has no gradient as a whole.
  *
- * @param owned the elements that this process updates, which alone have masters and moments; null: all, as it must be for
- *   another form than the usual one
+ * @param owned the elements that this process updates, which alone have masters and moments; null: all. Each range begins
+ *   at a multiple of MOMENT_BLOCK, so that it has scales of its own.
  * @param host takes masters and moments that are in host memory; left out, there are none
  * @throws InputError for bfloat16 masters of a float32 model, or states in host memory of a device that has no other
  */
@@ -113,7 +127,9 @@ export function planOptimizer(
     throw new InputError(
       "master_dtype bfloat16: the weights are float32, which are their own masters; set dtype bfloat16, or leave master_dtype out",
     );
-  if (owned && !isUsual(form)) throw new Error("only float32 masters and moments on the device are divided");
+  if (owned && !canBeDivided(form)) throw new Error("masters and moments in host memory are not divided");
+  if (owned?.some(({ from }) => from % MOMENT_BLOCK !== 0))
+    throw new Error(`moments are divided at multiples of ${MOMENT_BLOCK} elements`);
   if (form.offloadOptimizer) requireStaging(device);
   const states = form.offloadOptimizer ? host : plan;
   if (!states) throw new Error("states in host memory need a plan of it");
@@ -128,14 +144,16 @@ export function planOptimizer(
   const specs = new Map(blocks.flatMap(({ parts }) => parts.map((part) => [part.name, part])));
   const inEightBits = (name: string) => isEightBit(form, specs.get(name)!);
   // What is owned lies side by side, as one block.
-  const ranges = owned?.map(({ name, from, count }) => ({ name: `${name} ${from}`, elements: count }));
-  const kept = ranges ? [{ name: "owned", parts: ranges }] : trained;
+  const ranges = owned?.map(({ name, from, count }) => ({ name: `${name} ${from}`, elements: count, of: name }));
+  const kept = ranges
+    ? [{ name: "owned", parts: ranges }]
+    : trained.map(({ name, parts }) => ({ name, parts: parts.map((part) => ({ ...part, of: part.name })) }));
   const hasMasters = dtype !== "float32" && !hasNoMasters(form, dtype);
   if (hasMasters)
     for (const block of kept)
       planBlock(states, [`${prefix}master weights`, `${prefix}master`, device.masterDType], block, "always");
-  // Each parameter with moments of 8 bits has scales of its own, so those of its block lie apart.
-  const apart = (block: Block) => !owned && block.parts.some(({ name }) => inEightBits(name));
+  // Each part with moments of 8 bits has scales of its own, so those of its block lie apart.
+  const apart = ({ parts }: (typeof kept)[number]) => parts.some(({ of }) => inEightBits(of));
   const momentBlocks = kept.flatMap((block) =>
     apart(block) ? block.parts.map((part) => ({ name: part.name, parts: [part] })) : [block],
   );
@@ -166,9 +184,9 @@ export function planOptimizer(
     const gradient = bound("gradient", trained);
     const masters = hasMasters ? bound("master", kept) : null;
     const [m, v] = [bound("m", momentBlocks), bound("v", momentBlocks)];
-    const momentsOf = (key: string): Moments => {
+    const momentsOf = (name: string, key: string): Moments => {
       const [first, second] = [m.get(key)!, v.get(key)!];
-      if (owned || !inEightBits(key)) return { bits: 32, m: first, v: second };
+      if (!inEightBits(name)) return { bits: 32, m: first, v: second };
       const absmax = (own: string) => tensors.get(`${prefix}${own} absmax/${key}`)!;
       return { bits: 8, m: { codes: first, absmax: absmax("m") }, v: { codes: second, absmax: absmax("v") } };
     };
@@ -178,13 +196,14 @@ export function planOptimizer(
     if (parameters.length !== count) throw new Error(`${count} trained parameters, ${parameters.length} of them given`);
     const gradients = new Map<string, Tensor | null>([...decays.keys()].map((name) => [name, null]));
     for (const [name, buffer] of gradient) gradients.set(name, buffer);
+    const places = new Map(parameters.map(({ weight }, i) => [weight.name, i]));
     const part = (parameter: OptimizedParameter, from: number, elements: number, key: string): OptimizedPart => {
       const weight = elementsOf(parameter.weight, from, elements);
       const itself = dtype === "float32" ? tensor(weight.name, weight.address, dtype, [elements]) : null;
       return {
-        ...{ weight, name: weight.name, from, decays: parameter.decays },
+        ...{ weight, name: weight.name, number: places.get(weight.name)!, from, decays: parameter.decays },
         gradient: rows(parameter.gradient, from, elements),
-        ...{ master: masters?.get(key) ?? itself, moments: momentsOf(key) },
+        ...{ master: masters?.get(key) ?? itself, moments: momentsOf(weight.name, key) },
       };
     };
     const byName = new Map(parameters.map((parameter) => [parameter.weight.name, parameter]));
@@ -225,10 +244,51 @@ export function mastersOf({ weight, master }: { readonly weight: Weight; readonl
   return master.dtype === "float32" ? own : { ...own, upper: weight.address };
 }
 
-/** A part's buffers in float32, or masters in halves; null: there is none, or it is in 8 bits. */
-export function floatBuffer({ master, moments }: OptimizedPart, kind: "master" | "m" | "v"): Tensor | null {
+/** What an optimizer keeps of a parameter: masters; moments in float32, or in 8 bits as codes and their scales. */
+export type StateBuffer = "master" | Moment | `${Moment} codes` | `${Moment} absmax`;
+type Moment = "m" | "v";
+
+/** A part's buffer; null: it has none in its form. */
+export function stateBuffer(
+  { master, moments }: Pick<OptimizedPart, "master" | "moments">,
+  kind: StateBuffer,
+): Tensor | null {
   if (kind === "master") return master;
-  return moments.bits === 32 ? moments[kind] : null;
+  const [moment, coded] = kind.split(" ") as [Moment, ("codes" | "absmax")?];
+  if (moments.bits === 32) return coded ? null : moments[moment];
+  return coded ? moments[moment][coded] : null;
+}
+
+/** The state's buffers of a parameter in this form; masters that are the parameter itself are left out. */
+export function stateBuffers(
+  form: OptimizerForm,
+  { name, shape, dtype }: Pick<Weight, "name" | "shape" | "dtype">,
+): StateBuffer[] {
+  const hasMaster = dtype !== "float32" && !hasNoMasters(form, dtype);
+  const moments: StateBuffer[] = isEightBit(form, { name, shape })
+    ? ["m codes", "m absmax", "v codes", "v absmax"]
+    : ["m", "v"];
+  return [...(hasMaster ? (["master"] as const) : []), ...moments];
+}
+
+/** Elements of a parameter to a number of such a buffer. */
+const elementsPer = (kind: StateBuffer): number => (kind.endsWith("absmax") ? MOMENT_BLOCK : 1);
+
+/** Such a buffer of a whole parameter in memory at `address`. */
+export function wholeState(
+  device: Device,
+  kind: StateBuffer,
+  { name, elements }: ParameterSize,
+  address: number,
+): Tensor {
+  const dtype = kind === "master" ? device.masterDType : kind.endsWith("codes") ? "uint8" : "float32";
+  return tensor(name, address, dtype, [Math.ceil(elements / elementsPer(kind))]);
+}
+
+/** What such a buffer has of some of the parameter's elements, from a multiple of MOMENT_BLOCK. */
+export function stateRange(whole: Tensor, kind: StateBuffer, from: number, count: number): Tensor {
+  const per = elementsPer(kind);
+  return rows(whole, from / per, Math.ceil(count / per));
 }
 
 /** Sets masters to the parameters. Moments are zero, as new memory is, and so are lower halves of masters. */
@@ -291,7 +351,7 @@ export async function optimizerStep(
   const { maxGradNorm } = settings;
   const gradientScale = maxGradNorm > 0 ? Math.min(1, maxGradNorm / (norm + 1e-6)) : 1;
   state.step++;
-  for (const [parameter, part] of state.parts.entries()) {
+  for (const part of state.parts) {
     const own = {
       ...settings,
       learningRate,
@@ -300,8 +360,9 @@ export async function optimizerStep(
       gradientScale,
     };
     forEachPiece(device, state.ring, part, { master: "both", moments: "both" }, (piece) => {
-      const { weight, master, moments, gradient, first } = piece;
-      const rounding: RandomRounding = { seed: state.form.seed, stream: state.stream, parameter, first };
+      const { weight, master, moments, gradient } = piece;
+      const first = part.from + piece.first;
+      const rounding: RandomRounding = { seed: state.form.seed, stream: state.stream, parameter: part.number, first };
       const all = { ...own, rounding };
       if (moments.bits === 32) device.ops.adamw(weight, master, moments.m, moments.v, gradient, all);
       else device.ops.adamw8bit(weight, master, moments.m, moments.v, state.maps!, gradient, all);

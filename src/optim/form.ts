@@ -32,11 +32,8 @@ export const usualForm: OptimizerForm = {
   embeddings: new Set(),
 };
 
-/** Whether masters and moments are float32, on the device: others are not divided among ranks. */
-export const isUsual = ({ optim, masterDtype, offloadOptimizer = false }: Partial<FormSettings>): boolean =>
-  (optim ?? usualForm.optim) === usualForm.optim &&
-  (masterDtype ?? usualForm.masterDtype) === usualForm.masterDtype &&
-  !offloadOptimizer;
+/** Whether ranks have masters and moments in parts, where they are asked to: those in host memory are whole on each. */
+export const canBeDivided = ({ offloadOptimizer = false }: Partial<FormSettings>): boolean => !offloadOptimizer;
 
 /** Elements that share a scale, as in bitsandbytes. */
 export const MOMENT_BLOCK = 256;

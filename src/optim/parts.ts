@@ -11,8 +11,9 @@ export interface OptimizedParameter {
 
 /** Elements of a parameter that this process updates: all of them, or with several ranks some. */
 export interface OptimizedPart extends OptimizedParameter {
-  /** The parameter's name, and its first element of these. */
+  /** The parameter's name and its number among those trained, and its first element of these. */
   readonly name: string;
+  readonly number: number;
   readonly from: number;
   /** For a float32 model, the parameter itself; else float32 or its lower half (Device.masterDType); null: there is none. */
   readonly master: Tensor | null;
