@@ -34,8 +34,8 @@ export interface CpuDevice extends Device {
   readonly threads: number;
 }
 
-/** Bytes of logits computed per read of the head's weights. */
-const HEAD_BYTES = 48 * 2 ** 20;
+/** Bytes of logits computed per read of the head's weights, and per addition to their gradient. */
+const HEAD_BYTES = 96 * 2 ** 20;
 /** Enough rows to keep the product busy. */
 const HEAD_ROWS = 1024;
 /** How long each measurement of the peak runs. */
