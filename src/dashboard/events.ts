@@ -4,7 +4,6 @@ export interface Events {
   /** A stream for one page, which begins with these events; null: there are too many pages. */
   open(first: readonly string[]): ReadableStream<Uint8Array> | null;
   send(event: string): void;
-  readonly listeners: number;
   close(): void;
 }
 
@@ -52,9 +51,6 @@ export function createEvents(): Events {
         if ((page.desiredSize ?? 0) <= 0) leave(page);
         else page.enqueue(bytes);
       }
-    },
-    get listeners() {
-      return pages.size;
     },
     close() {
       for (const page of pages) leave(page);

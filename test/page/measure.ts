@@ -132,40 +132,74 @@ async function measurePage(steps: number, completions: number): Promise<void> {
   }
 }
 
-/** Seconds of the steps of a short bundled run; with a page, a browser has it open. */
-async function trainOnce(work: string, name: string, withPage: boolean): Promise<number> {
-  const browser = withPage ? await openBrowser() : null;
-  const page = withPage ? ["--dashboard", "0"] : [];
-  const flags = ["--device", "cpu", "--max_steps", "14", "--eval_samples", "1", "--output_dir", join(work, name)];
-  const child = Bun.spawn([process.execPath, "src/cli/main.ts", "train", ...flags, ...page], {
+type Viewer = (typeof viewers)[number];
+
+/** Follows a page as a browser on another machine does: the server answers the same requests, nothing is drawn here. */
+async function readPage(url: string): Promise<void> {
+  const events = (await fetch(`${url}api/events`)).body!;
+  let text = "";
+  let rows = 0;
+  for await (const bytes of events) {
+    text = (text + new TextDecoder().decode(bytes)).slice(-65_536);
+    const steps = Number([...text.matchAll(/"rows":\{"steps":(\d+)/g)].at(-1)?.[1] ?? 0);
+    if (steps <= rows) continue;
+    const { names } = (await (await fetch(`${url}api/names?run=0&table=steps`)).json()) as { names: string[] };
+    const query = new URLSearchParams({ run: "0", table: "steps", from: `${rows}` });
+    for (const name of names) query.append("name", name);
+    await (await fetch(`${url}api/columns?${query}`)).arrayBuffer();
+    rows = steps;
+  }
+}
+
+/** Seconds of the steps of a run, the first few left out: the browser opens the page while they go by. */
+async function trainOnce(
+  folder: string,
+  flags: readonly string[],
+  skip: number,
+  viewer: Viewer | null,
+): Promise<number> {
+  const browser = viewer === "here" ? await openBrowser() : null;
+  const page = viewer === null ? [] : ["--dashboard", "0"];
+  const child = Bun.spawn([process.execPath, "src/cli/main.ts", "train", ...flags, "--output_dir", folder, ...page], {
     cwd: root,
     stdout: "pipe",
   });
   let out = "";
-  let isOpen = false;
+  let reading: Promise<void> | null = null;
   for await (const bytes of child.stdout) {
     out += new TextDecoder().decode(bytes);
     const url = /^page: (\S+)$/m.exec(out)?.[1];
-    if (browser === null || url === undefined || isOpen) continue;
-    isOpen = true;
+    if (url === undefined || reading !== null) continue;
+    if (viewer === "elsewhere") reading = readPage(url);
+    if (browser === null) continue;
     const { page: watched } = await openPage(browser);
-    await watched.goto(url);
+    reading = watched.goto(url).then(() => {});
   }
-  await child.exited;
+  if ((await child.exited) !== 0) throw new Error(`the run failed:\n${out}`);
+  await reading;
   await browser?.close();
-  const lines = (await Bun.file(join(work, name, "metrics.jsonl")).text()).trimEnd().split("\n");
+  const lines = (await Bun.file(join(folder, "metrics.jsonl")).text()).trimEnd().split("\n");
   const times = lines.map((line) => JSON.parse(line).step_time).filter((time) => typeof time === "number");
-  return times.slice(4).reduce((a: number, b: number) => a + b, 0);
+  return times.slice(skip).reduce((a: number, b: number) => a + b, 0);
 }
 
-async function measureTraining(pairs: number): Promise<void> {
+async function measureTraining(pairs: number, viewer: Viewer): Promise<void> {
   const work = mkdtempSync(join(tmpdir(), "grpo-page-"));
   try {
+    const [steps, skip] = [flag("steps", 60), flag("skip", 10)];
+    const at = process.argv.indexOf("--");
+    const own = at < 0 ? [] : process.argv.slice(at + 1);
+    const flags = ["--device", "cpu", "--max_steps", `${steps}`, "--eval_samples", "1", ...own];
+    console.log(
+      `${cpus()[0]?.model}, ${cpus().length} cores; ${steps - skip} steps a run; the page is seen by: ${viewer}`,
+    );
     const ratios: number[] = [];
     for (let i = 0; i < pairs; i++) {
+      // The order changes from pair to pair, so that a machine that becomes slower costs both the same.
       const order = i % 2 === 0 ? [false, true] : [true, false];
       const seconds = new Map<boolean, number>();
-      for (const withPage of order) seconds.set(withPage, await trainOnce(work, `${i}-${withPage}`, withPage));
+      for (const withPage of order)
+        seconds.set(withPage, await trainOnce(join(work, `${i}-${withPage}`), flags, skip, withPage ? viewer : null));
       ratios.push(seconds.get(true)! / seconds.get(false)!);
       console.log(
         `without ${seconds.get(false)!.toFixed(2)} s, with ${seconds.get(true)!.toFixed(2)} s: ${ratios.at(-1)!.toFixed(3)}`,
@@ -181,6 +215,8 @@ if (withoutChromium !== null) {
   console.error(withoutChromium);
   process.exit(1);
 }
+const viewers = ["nobody", "elsewhere", "here"] as const;
+const viewer = viewers.find((name) => process.argv.includes(`--viewer=${name}`)) ?? "here";
 const pairs = flag("training", 0);
-if (pairs > 0) await measureTraining(pairs);
+if (pairs > 0) await measureTraining(pairs, viewer);
 else await measurePage(flag("steps", 100_000), flag("completions", 10_000));

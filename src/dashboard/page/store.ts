@@ -63,7 +63,9 @@ export async function openStore(): Promise<Store> {
   }));
   const listeners: (() => void)[] = [];
   let status: Status = "unknown";
+  let told = 0;
   const tell = (): void => {
+    told++;
     for (const listener of listeners) listener();
   };
 
@@ -164,8 +166,10 @@ export async function openStore(): Promise<Store> {
       }
       if (isOther) return location.reload();
       if (records) for (const info of await askRuns()) if (runs[info.run]) runs[info.run]!.info = info;
-      tell();
+      // New rows are told of when they are here, so that nothing is drawn twice.
+      const before = told;
       await refresh();
+      if (told === before) tell();
     },
   };
 }
