@@ -7,13 +7,15 @@
  * rank has `prompts` prompts with `samples` completions each, of lengths drawn from these; within a group once all by themselves,
  * once all of one length, between which real groups are. A rollout takes as many decode steps as its longest rank, which samples
  * `slots` sequences at once and begins another where one ends; an update the tokens of its largest rank. Printed: the share of
- * its time that a rank waits, on average, as the trainer divides a step (neighbouring prompts; neighbouring completions), and
- * with two other ways of dividing it: a queue of prompts that all ranks take from, completions dealt out by their lengths.
+ * its time that a rank waits, on average, as the trainer divides a step (neighbouring prompts are sampled; groups are dealt out by
+ * their tokens for an update), and with two other ways of dividing it: a queue of prompts that all ranks take from, neighbouring
+ * groups for an update.
  */
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { shareOf } from "../src/ranks/ranks.ts";
+import { shareOf, usualShards } from "../src/ranks/ranks.ts";
+import { cutShards } from "../src/session/gradient-shards.ts";
 
 export interface BalanceShape {
   readonly ranks: number;
@@ -29,7 +31,7 @@ export interface Waits {
   readonly rollout: number;
   readonly rolloutQueue: number;
   readonly update: number;
-  readonly updateDealt: number;
+  readonly updateNeighbours: number;
 }
 
 type Random = () => number;
@@ -76,13 +78,19 @@ export function waitsOf(groups: readonly (readonly number[])[], { ranks, slots }
     const sorted = [...queued[rank]!].sort((a, b) => a - b);
     readyAt[rank] = sorted[Math.min(group.length, slots) - 1]!;
   }
-  const dealt = new Array<number>(ranks).fill(0);
-  for (const length of groups.flat().sort((a, b) => b - a)) dealt[least(dealt)]! += length;
+  // Prompts are left out: they are of about one length.
+  const promptIds = new Int32Array(0);
+  const packed = groups.map((lengths) => ({
+    promptIds,
+    completions: lengths.map((length) => ({ completionIds: new Int32Array(length) })),
+  }));
+  const all = groups.flat();
+  const shards = cutShards(packed, usualShards(ranks)).map(({ completions }) => total(completions.map((i) => all[i]!)));
   return {
     rollout: waited(blocks(groups).map((own) => decodeSteps(own.flat(), slots))),
     rolloutQueue: waited(queued.map((ends) => Math.max(...ends))),
-    update: waited(blocks(groups.flat()).map(total)),
-    updateDealt: waited(dealt),
+    update: waited(blocks(shards).map(total)),
+    updateNeighbours: waited(blocks(all).map(total)),
   };
 }
 
@@ -107,7 +115,7 @@ export function simulate(
     rollout: mean((waits) => waits.rollout),
     rolloutQueue: mean((waits) => waits.rolloutQueue),
     update: mean((waits) => waits.update),
-    updateDealt: mean((waits) => waits.updateDealt),
+    updateNeighbours: mean((waits) => waits.updateNeighbours),
   };
 }
 
@@ -135,12 +143,12 @@ if (import.meta.main) {
     `${lengths.length} completions, ${mean.toFixed(0)} tokens on average, median ${sorted[sorted.length >> 1]}, longest ${sorted.at(-1)}`,
   );
   const percent = (share: number) => `${(100 * share).toFixed(1)} %`.padStart(9);
-  console.log("ranks  within a group  rollout  by queue     update  dealt out");
+  console.log("ranks  within a group  rollout  by queue     update neighbours");
   for (const ranks of [8, 64, 512])
     for (const within of ["independent", "equal"] as const) {
       const shape = { ranks, prompts: of("prompts", 8), samples: of("samples", 16), slots: of("slots", 64) };
       const waits = simulate(lengths, shape, within, uniform(of("seed", 1)));
-      const cells = [waits.rollout, waits.rolloutQueue, waits.update, waits.updateDealt].map(percent);
+      const cells = [waits.rollout, waits.rolloutQueue, waits.update, waits.updateNeighbours].map(percent);
       console.log(`${String(ranks).padStart(5)}  ${within.padEnd(14)} ${cells.join(" ")}`);
     }
 }

@@ -106,6 +106,7 @@ export function countingDevice(
     numericsKey: "counting",
     exactlyOnPolicy: false,
     queuesWork: false,
+    staging: null,
     peers: null,
     microBatchTokens: microBatchTokens(totalBytes),
     ...headChunks(totalBytes),

@@ -65,9 +65,9 @@ const signatures = {
   sample:
     "ids:ptr logprob:ptr sampling_logprob:ptr logits:ptr logit_row:ptr counters:ptr seen:ptr B:i32 vocabulary:i32 seed:u32 stream:u32 greedy:i32 inverse_temperature:f32 top_k:i32 top_p:f32 min_p:f32 repetition_penalty:f32",
   adamw:
-    "p:ptr master:ptr m:ptr v:ptr g:ptr n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 form:i32 seed:u32 stream:u32 step:u32 parameter:u32",
+    "p:ptr master:ptr m:ptr v:ptr g:ptr n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 form:i32 seed:u32 stream:u32 step:u32 parameter:u32 first_element:i64",
   adamw_8bit:
-    "p:ptr master:ptr m:ptr m_absmax:ptr v:ptr v_absmax:ptr g:ptr maps:ptr nearest:ptr n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 form:i32 seed:u32 stream:u32 step:u32 parameter:u32",
+    "p:ptr master:ptr m:ptr m_absmax:ptr v:ptr v_absmax:ptr g:ptr maps:ptr nearest:ptr n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 form:i32 seed:u32 stream:u32 step:u32 parameter:u32 first_element:i64",
   masters: "y:ptr p:ptr lower:ptr n:i64 accumulate:i32",
   split_masters: "p:ptr lower:ptr x:ptr n:i64",
   sum_squares: "sum:ptr x:ptr n:i64",

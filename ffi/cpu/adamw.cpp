@@ -5,7 +5,8 @@
 //
 // grad_scale is the clipping factor; correction1 = 1 − β1^t, correction2 = 1 − β2^t. `form` says what the parameter p is:
 // float32, its own master (0); the upper half of a master whose lower half is `master` (1); bfloat16 without more, rounded at
-// random (2, random_rounding.h).
+// random (2, random_rounding.h). `first_element`, a multiple of 8: the parameter's element that is p[0], if these n are a
+// piece of it.
 //
 // A moment in 8 bits is a code per element, the index of a number in [−1, 1] in a map of 256 (m: signed, v: unsigned), and for
 // every 256 elements, in the order in which they lie, the largest magnitude as float32. The map that takes a number to its
@@ -64,14 +65,14 @@ struct Master {
 
 void adamw(void* p, uint16_t* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,
            float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t form, uint32_t seed,
-           uint32_t stream, uint32_t step, uint32_t parameter) {
+           uint32_t stream, uint32_t step, uint32_t parameter, int64_t first_element) {
   const AdamW adam = AdamW::of(lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale);
   const Master own = {p, master, form};
   const Counter counter = {seed, stream, step, parameter};
   adam_blocks(n, [&](int64_t from, int64_t to) {
     uint16_t noise[NOISE];
     for (int64_t i = from; i < to; i += W) {
-      if (form == ROUNDED_MASTER && (i - from) % NOISE == 0) make_noise(noise, i, counter);
+      if (form == ROUNDED_MASTER && (i - from) % NOISE == 0) make_noise(noise, first_element + i, counter);
       int k = (int)smaller(W, to - i);
       V first = load_upto(m + i, k), second = load_upto(v + i, k);
       const V value = adam.updated(own.load(i, k), load_upto(g + i, k), first, second);
@@ -123,7 +124,7 @@ static void quantize(uint8_t* codes, float* absmax, const float* x, int64_t coun
 void adamw_8bit(void* p, uint16_t* master, uint8_t* m, float* m_absmax, uint8_t* v, float* v_absmax, const float* g,
                 const float* maps, const uint8_t* nearest, int64_t n, float lr, float beta1, float beta2, float eps,
                 float weight_decay, float correction1, float correction2, float grad_scale, int32_t form, uint32_t seed,
-                uint32_t stream, uint32_t step, uint32_t parameter) {
+                uint32_t stream, uint32_t step, uint32_t parameter, int64_t first_element) {
   const AdamW adam = AdamW::of(lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale);
   const Master own = {p, master, form};
   const Counter counter = {seed, stream, step, parameter};
@@ -136,7 +137,7 @@ void adamw_8bit(void* p, uint16_t* master, uint8_t* m, float* m_absmax, uint8_t*
       uint8_t m_codes[MOMENTS] = {}, v_codes[MOMENTS] = {};
       memcpy(m_codes, m + at, (size_t)count);
       memcpy(v_codes, v + at, (size_t)count);
-      if (form == ROUNDED_MASTER) make_noise(noise, at, counter);
+      if (form == ROUNDED_MASTER) make_noise(noise, first_element + at, counter);
       const V m_most = set1(m_absmax[block]), v_most = set1(v_absmax[block]);
       for (int64_t i = 0; i < count; i += W) {
         const int k = (int)smaller(W, count - i);

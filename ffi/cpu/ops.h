@@ -159,16 +159,16 @@ struct AdapterTerm {
   OP(adamw,                                                                                                            \
      (void* p, uint16_t* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,    \
       float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t form,             \
-      uint32_t seed, uint32_t stream, uint32_t step, uint32_t parameter),                                              \
+      uint32_t seed, uint32_t stream, uint32_t step, uint32_t parameter, int64_t first_element),                       \
      (p, master, m, v, g, n, lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale, form, seed,    \
-      stream, step, parameter))                                                                                        \
+      stream, step, parameter, first_element))                                                                         \
   OP(adamw_8bit,                                                                                                       \
      (void* p, uint16_t* master, uint8_t* m, float* m_absmax, uint8_t* v, float* v_absmax, const float* g,             \
       const float* maps, const uint8_t* nearest, int64_t n, float lr, float beta1, float beta2, float eps,             \
       float weight_decay, float correction1, float correction2, float grad_scale, int32_t form, uint32_t seed,         \
-      uint32_t stream, uint32_t step, uint32_t parameter),                                                             \
+      uint32_t stream, uint32_t step, uint32_t parameter, int64_t first_element),                                      \
      (p, master, m, m_absmax, v, v_absmax, g, maps, nearest, n, lr, beta1, beta2, eps, weight_decay, correction1,      \
-      correction2, grad_scale, form, seed, stream, step, parameter))                                                   \
+      correction2, grad_scale, form, seed, stream, step, parameter, first_element))                                    \
   OP(masters, (float* y, const void* p, const uint16_t* lower, int64_t n, int32_t accumulate),                         \
      (y, p, lower, n, accumulate))                                                                                     \
   OP(split_masters, (void* p, uint16_t* lower, const float* x, int64_t n), (p, lower, x, n))                           \

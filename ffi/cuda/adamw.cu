@@ -7,7 +7,7 @@
 // The parameter is its own master (W_TYPE float), is written from a float32 master (bf16), or has none and is rounded at random
 // (bf16, ROUNDED): the 16 bits that are cut off, as a fraction, are the probability of rounding away from zero. The random
 // numbers are Philox4x32-10 under the key (seed, stream), counted by (element ÷ 8, step, parameter); each word has the 16 bits
-// of two elements.
+// of two elements. `first_element`, a multiple of 8: the parameter's element that is p[0], if these n are a piece of it.
 //
 // In 8 bits, m, v (n) are codes, m_absmax, v_absmax (⌈n ÷ 256⌉) the largest magnitude of every 256 elements. maps (2, 256): the
 // numbers of m's codes, then of v's; nearest (2, 65536): the codes of numbers spread evenly over [−1, 1], likewise. A moment
@@ -38,6 +38,7 @@ struct AdamW {
 
 struct Counter {
   u32 seed, stream, step, parameter;
+  i64 first;
 };
 
 // The block of Philox4x32-10 (Salmon et al. 2011) that counts c under key k: all four words.
@@ -56,7 +57,7 @@ INLINE bf16 rounded_at_random(float x, u32 noise) { return (bf16)((__float_as_ui
 // N (4 or 8) elements from i, a multiple of N.
 template <int N>
 INLINE void store_rounded(bf16* p, const Unit<N>& u, i64 i, i64 count, const Counter& c) {
-  const u64 block = (u64)i / 8;
+  const u64 block = (u64)(c.first + i) / 8;
   const uint4 all = philox_words((u32)block, (u32)(block >> 32), c.step, c.parameter, c.seed, c.stream);
   u32 words[4] = {all.x, all.y, all.z, all.w};
   if (N == 4 && i % 8 != 0) words[0] = all.z, words[1] = all.w;
@@ -89,9 +90,9 @@ constexpr int N = UNIT;  // elements of a thread: four arrays of float32 beside 
 extern "C" __global__ void __launch_bounds__(THREADS)
     adamw(W_TYPE* p, float* master, float* m, float* v, const float* g, i64 n, float lr, float beta1, float beta2,
           float eps, float weight_decay, float correction1, float correction2, float grad_scale, u32 seed, u32 stream,
-          u32 step, u32 parameter) {
+          u32 step, u32 parameter, i64 first_element) {
   const AdamW adam(lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale);
-  const Counter counter = {seed, stream, step, parameter};
+  const Counter counter = {seed, stream, step, parameter, first_element};
   const bool vectors = aligned<N>(p) && aligned<N>(master) && aligned<N>(m) && aligned<N>(v) && aligned<N>(g);
   const i64 stride = (i64)gridDim.x * THREADS * N;
   for (i64 i = ((i64)blockIdx.x * THREADS + threadIdx.x) * N; i < n; i += stride) {
@@ -172,12 +173,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     adamw_8bit(W_TYPE* p, float* master, u8* m, float* m_absmax, u8* v, float* v_absmax, const float* g,
                const float* maps, const u8* nearest, i64 n, float lr, float beta1, float beta2, float eps,
                float weight_decay, float correction1, float correction2, float grad_scale, u32 seed, u32 stream, u32 step,
-               u32 parameter) {
+               u32 parameter, i64 first_element) {
   __shared__ float map[2 * MAP];
   for (int i = threadIdx.x; i < 2 * MAP; i += THREADS) map[i] = maps[i];
   __syncthreads();
   const AdamW adam(lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale);
-  const Counter counter = {seed, stream, step, parameter};
+  const Counter counter = {seed, stream, step, parameter, first_element};
   const bool vectors = aligned<CODES>(p) && aligned<CODES>(master) && aligned<CODES>(g), coded = aligned<CODES>(m) && aligned<CODES>(v);
   const int lane = threadIdx.x % WARP;
   const i64 blocks = (n + BLOCK - 1) / BLOCK, stride = (i64)gridDim.x * (THREADS / WARP);

@@ -11,6 +11,8 @@ export interface ExportRequest {
   /** The adapter's folder, or its name on the hub. */
   readonly model: string;
   readonly outputDir: string;
+  /** The base's projections are made NF4 first, as the adapter was trained beside them. */
+  readonly loadIn4bit?: boolean;
   readonly overwrite: boolean;
   readonly note: (text: string) => void;
 }
@@ -21,7 +23,8 @@ export interface ExportRequest {
  * @returns how many weights have been changed
  * @throws InputError for a folder that is no adapter, or an output folder that holds something; RunError if it cannot be written
  */
-export async function exportMerged({ model, outputDir, overwrite, note }: ExportRequest): Promise<{ changed: number }> {
+export async function exportMerged(request: ExportRequest): Promise<{ changed: number }> {
+  const { model, outputDir, loadIn4bit = false, overwrite, note } = request;
   const output = openOutputFolder({ folder: outputDir, command: "export", note });
   const opened = createClosers();
   try {
@@ -30,7 +33,7 @@ export async function exportMerged({ model, outputDir, overwrite, note }: Export
     const from = readModelFolder(folder, "either");
     opened.add(from.checkpoint);
     if (from.adapter) opened.add(from.adapter);
-    const { config, tensors, changed } = mergedTensors(from);
+    const { config, tensors, changed } = mergedTensors(from, loadIn4bit);
     await writeTogether(outputDir, async (temporary) => {
       copyModelAssets(folder, temporary);
       await writeWeights(temporary, tensors.map(onlyFinite));

@@ -30,6 +30,8 @@ interface Limits {
   readonly row: number;
   /** What the device takes by itself. */
   readonly microBatchTokens: number;
+  /** The host's memory is another than the device's. */
+  readonly hasHostMemory: boolean;
 }
 
 /** Below this a pass is too small to use the cores of a machine. */
@@ -72,6 +74,14 @@ export const measures: readonly Measure[] = [
     // The search starts from recomputing everything, which takes the least.
     less: () => null,
     more: ({ gradientCheckpointing }) => (gradientCheckpointing === false ? null : { gradientCheckpointing: false }),
+  },
+  {
+    key: "offload_optimizer",
+    cost: "a step waits for copies between GPU and host, 24 bytes a parameter; the same results",
+    tier: 0,
+    less: ({ offloadOptimizer }, { hasHostMemory }) =>
+      hasHostMemory && !offloadOptimizer ? { offloadOptimizer: true } : null,
+    more: () => null,
   },
   {
     key: "dtype",
@@ -144,7 +154,8 @@ export async function fitSettings(
 ): Promise<Fitted> {
   const { generationCompletions: completions } = setup.batch;
   const row = setup.longestPrompt + config.maxCompletionLength;
-  const limits: Limits = { completions, row, microBatchTokens: setup.device.microBatchTokens };
+  const { microBatchTokens, staging } = setup.device;
+  const limits: Limits = { completions, row, microBatchTokens, hasHostMemory: staging !== null };
   const own = table.filter(({ key }) => !given.has(key));
   const peakOf = async (candidate: TrainConfig): Promise<number> => {
     const planned = await planAgain(setup, candidate);
@@ -199,7 +210,7 @@ async function reduced(
 }
 
 /** Settings that are not numbers and take less memory once they are changed. */
-const coarser: ReadonlySet<string> = new Set(["dtype", "optim", "use_peft", "load_in_4bit"]);
+const coarser: ReadonlySet<string> = new Set(["offload_optimizer", "dtype", "optim", "use_peft", "load_in_4bit"]);
 
 /** @param adapts the run will see this memory, so that `auto` keeps what there is room for, perhaps nothing */
 function changesOf(

@@ -10,7 +10,7 @@ import { type ConfigRecord, freeOnResume, toJson } from "../config/record.ts";
 import { InputError } from "../errors.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { sumsOfSquares } from "../optim/adamw.ts";
-import { type FormSettings, isUsual } from "../optim/form.ts";
+import { canBeDivided } from "../optim/form.ts";
 import { commit } from "../program.ts";
 import { meetByMpi } from "../ranks/carrier.ts";
 import { type Placement, placementOf } from "../ranks/environment.ts";
@@ -18,7 +18,7 @@ import type { RanksFailure } from "../ranks/failure.ts";
 import { join } from "../ranks/join.ts";
 import { createMesh } from "../ranks/mesh.ts";
 import { alone, type Division, type MetRanks, onPaper, type Ranks, type Team, usualShards } from "../ranks/ranks.ts";
-import { type MemoryEstimate, type PlanDevice, planBytes } from "../session/memory.ts";
+import { availableBytes, type MemoryEstimate, onHostBytes, type PlanDevice } from "../session/memory.ts";
 import type { TrainedModel } from "../session/policy.ts";
 import { mebibytes } from "../tensor/mebibytes.ts";
 import type { Control } from "./control.ts";
@@ -28,8 +28,7 @@ export interface RankConfig {
   readonly ranks: number | null;
   readonly gradientShards?: number | null;
   readonly shardOptimizer?: boolean;
-  readonly optim?: FormSettings["optim"];
-  readonly masterDtype?: FormSettings["masterDtype"];
+  readonly offloadOptimizer?: boolean;
   readonly threads: number | null;
 }
 
@@ -95,7 +94,7 @@ function divisionOf(config: RankConfig, ranks: Ranks): Division | null {
   const shards = shardsOf(config, ranks.size);
   return shards === null
     ? null
-    : { ranks, shards, zero: ranks.size > 1 && config.shardOptimizer === true && isUsual(config) };
+    : { ranks, shards, zero: ranks.size > 1 && config.shardOptimizer === true && canBeDivided(config) };
 }
 
 /** Each of the ranks that the setting asks for, on this machine and on paper. */
@@ -191,10 +190,14 @@ export async function requireSame(ranks: Ranks, facts: () => Facts | Promise<Fac
  *
  * @throws InputError
  */
-export async function requireRoom(ranks: Ranks, { peakBytes }: MemoryEstimate, device: PlanDevice): Promise<void> {
+export async function requireRoom(ranks: Ranks, estimate: MemoryEstimate, device: PlanDevice): Promise<void> {
   const isOnHost = device.freeBytes() === null;
   if (ranks.size === 1) return;
-  const own = { host: hostname(), needs: isOnHost ? peakBytes : 0, free: isOnHost ? planBytes(device) : 0 };
+  const own = {
+    host: hostname(),
+    needs: isOnHost ? estimate.peakBytes : onHostBytes(estimate),
+    free: availableBytes(),
+  };
   const all = await ranks.gather("the memory that ranks need", own);
   for (const { host } of all) {
     const here = all.filter((other) => other.host === host);

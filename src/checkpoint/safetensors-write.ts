@@ -29,6 +29,10 @@ const defaultShardBytes = 5e9;
 /** One write call: small enough that the event loop turns in between. */
 const pieceBytes = 16 * 2 ** 20;
 
+/** Tensors in the order in which a file has them. */
+export const inFileOrder = <T extends Pick<TensorSource, "dtype">>(entries: readonly T[]): T[] =>
+  [...entries].sort((a, b) => safetensorsElementBytes[b.dtype] - safetensorsElementBytes[a.dtype]);
+
 /**
  * @param entries tensors in any order; larger elements are placed first, so that every tensor is aligned
  * @throws RunError if the disk is full or the file cannot be written (what was there before is untouched)
@@ -38,7 +42,7 @@ export async function writeSafetensors(
   entries: readonly TensorSource[],
   metadata: Readonly<Record<string, string>> = defaultMetadata,
 ): Promise<void> {
-  const ordered = [...entries].sort((a, b) => safetensorsElementBytes[b.dtype] - safetensorsElementBytes[a.dtype]);
+  const ordered = inFileOrder(entries);
   const header = encodeHeader(ordered, metadata);
   requireSpace(path, header.byteLength + totalBytes(ordered));
   await writeLargeFileAtomic(path, async (file) => {

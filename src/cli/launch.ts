@@ -30,6 +30,8 @@ async function launch(size: number): Promise<number> {
     MASTER_PORT: String(freePort()),
     [secretVariable]: randomBytes(32).toString("hex"),
     [parentVariable]: String(process.pid),
+    // Compiling JavaScript once more, for speed that matters little here, takes processor time from the ranks' kernels.
+    BUN_JSC_useFTLJIT: process.env.BUN_JSC_useFTLJIT ?? "false",
   };
   // The executable is its own program; otherwise Bun is, and the program its first argument.
   const command = [process.execPath, ...(Bun.main.includes("$bunfs") ? [] : [Bun.main]), ...process.argv.slice(2)];

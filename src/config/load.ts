@@ -67,20 +67,25 @@ export function configFrom<C extends CommandName>(
   return finish(command, written, undefined, options, faults);
 }
 
-/** @throws InputError where one source gives a setting two values: by its own name and in `generation_kwargs` */
+/** @throws InputError where one source gives a setting two values: by its own name, and in `generation_kwargs` or by `gpus` */
 function requireSame(before: Given | undefined, now: Given): void {
   if (before === undefined || before.source !== now.source || before.label === now.label) return;
-  if (![before, now].some(({ label }) => /generation_?kwargs/i.test(label))) return;
+  if (![before, now].some(({ label }) => /generation_?kwargs|gpus/i.test(label))) return;
   if (JSON.stringify(before.value) === JSON.stringify(now.value)) return;
   throw new InputError(
     `${before.label} ${JSON.stringify(before.value)} and ${now.label} ${JSON.stringify(now.value)}: leave one of them out`,
   );
 }
 
-/** What is written, with `generation_kwargs` replaced by what it contains. */
+/** What is written, with `generation_kwargs` replaced by what it contains, and `gpus` by what it is short for. */
 function inParts(settings: SettingTypes, written: readonly Written[], faults: Faults): readonly Written[] {
   return written.flatMap((each) => {
     const { name, raw, source, label } = each;
+    if (name === "gpus" && Object.hasOwn(settings, "ranks"))
+      return [
+        { ...each, name: "ranks" },
+        { ...each, name: "device", raw: "cuda" },
+      ];
     if (name !== "generation_kwargs" || !Object.hasOwn(settings, name) || isUnset(name, raw)) return [each];
     const parts = faults.attempt(() => generationKwargs(raw, label)) ?? [];
     return parts.map((part) => ({ name: part.key, raw: part.value, source, label: part.label }));

@@ -20,6 +20,7 @@ export const freeOnResume: ReadonlySet<string> = new Set([
   "shard_optimizer",
   "max_concurrent_sequences",
   "gradient_checkpointing",
+  "offload_optimizer",
   "reward_timeout",
   "eval_dataset",
   "eval_split",

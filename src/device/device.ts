@@ -147,6 +147,8 @@ export interface RandomRounding {
   readonly stream: number;
   /** Its number among the optimizer's parameters. */
   readonly parameter: number;
+  /** The parameter's element with which the tensors begin, a multiple of 8; 0 by default. */
+  readonly first?: number;
 }
 
 /** A moment in 8 bits: codes of a dynamic map, and for every 256 elements in the order in which they lie the largest magnitude. */
@@ -420,6 +422,27 @@ export type ExpertOp =
   | "expertsBackwardInput"
   | "expertsBackwardWeight";
 
+/** A tensor in host memory (Device.allocateHost), packed, and room for as much on the device. */
+export interface Staged {
+  readonly host: Tensor;
+  readonly device: Tensor;
+  /** The ways that it is copied: before the work, after it, or both. */
+  readonly copies: "in" | "out" | "both";
+}
+
+/** The way of ops to tensors in host memory. Everything is queued, and nothing waits for it. */
+export interface Staging {
+  /**
+   * Copies to the device, runs `work`, which queues ops, and copies back. Copies run beside the work of other slots; what
+   * uses the same slot, one by one.
+   *
+   * @param slot number of the device's memory that `tensors` are copied to, from 0
+   */
+  through(slot: number, tensors: readonly Staged[], work: () => void): void;
+  /** What is queued from now on comes after all copies: it may use the slots' memory otherwise, and read the host's. */
+  join(): void;
+}
+
 /** Devices of several processes that exchange their memory directly. */
 export interface PeerGroup {
   /**
@@ -481,7 +504,10 @@ export interface Device {
   allocate(byteLength: number, what: string): DeviceMemory;
   /** Makes newly allocated memory zero, and resident: at once, or soon and while other work uses it. */
   populate(memory: DeviceMemory): void;
-  /** Host memory that the device can copy to and from; the address is the host's. */
+  /**
+   * Host memory that the device can copy to and from; the address is the host's. Tensors in it are uploaded, read, loaded and
+   * saved as others are; ops reach them through `staging`.
+   */
   allocateHost(byteLength: number, what: string): DeviceMemory;
   /** Copies host data to a tensor (packed, at most its size). */
   upload(target: Tensor, data: NumberArray): void;
@@ -547,6 +573,8 @@ export interface Device {
   replay(key: string): Promise<void>;
   /** Drops recordings whose keys begin with `prefix`. */
   forget(prefix: string): void;
+  /** null: it computes in the host's memory. */
+  readonly staging: Staging | null;
   /** null: it computes in the host's memory, which other ways lead to. */
   readonly peers: PeerDevices | null;
   /** Frees everything that the device holds; it cannot be used afterwards. */

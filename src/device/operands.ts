@@ -121,8 +121,8 @@ export function adamwScalars(settings: AdamWSettings): number[] {
   return [learningRate, beta1, beta2, epsilon, weightDecay, 1 - beta1 ** step, 1 - beta2 ** step, gradientScale];
 }
 
-/** Scalars of stochastic rounding: "seed stream step parameter". */
+/** Scalars of stochastic rounding: "seed stream step parameter first_element". */
 export function roundingScalars({ rounding, step }: AdamWSettings): number[] {
-  const { seed, stream, parameter } = rounding ?? { seed: 0, stream: 0, parameter: 0 };
-  return [seed >>> 0, stream >>> 0, step >>> 0, parameter >>> 0];
+  const { seed, stream, parameter, first = 0 } = rounding ?? { seed: 0, stream: 0, parameter: 0 };
+  return [seed >>> 0, stream >>> 0, step >>> 0, parameter >>> 0, first];
 }

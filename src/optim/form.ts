@@ -1,6 +1,6 @@
 /**
- * In which form an optimizer keeps its state: masters and moments of each trained parameter, as the settings `optim` and
- * `master_dtype` say. What they take follows from it.
+ * In which form an optimizer keeps its state: masters and moments of each trained parameter, as the settings `optim`,
+ * `master_dtype` and `offload_optimizer` say. What they take follows from it.
  */
 import type { ComputeDType } from "../tensor/dtype.ts";
 import { elementCount } from "../tensor/tensor.ts";
@@ -11,25 +11,29 @@ export type OptimizerName = "adamw_torch" | "adamw_8bit";
 export interface FormSettings {
   readonly optim: OptimizerName;
   readonly masterDtype: ComputeDType;
+  /** The state is in host memory. */
+  readonly offloadOptimizer: boolean;
   readonly seed: number;
 }
 
 export interface OptimizerForm extends FormSettings {
   /** Names of the embeddings, whose moments stay float32: a row's gradient is 0 until its token occurs. */
   readonly embeddings: ReadonlySet<string>;
+  /** Bytes of device memory for a piece of a state in host memory; left out, as offload.ts has it. */
+  readonly slotBytes?: number;
 }
 
 /** transformers' defaults. */
 export const usualForm: OptimizerForm = {
   optim: "adamw_torch",
   masterDtype: "float32",
+  offloadOptimizer: false,
   seed: 0,
   embeddings: new Set(),
 };
 
-/** Whether masters and moments are float32: others are not divided among ranks. */
-export const isUsual = ({ optim, masterDtype }: Partial<FormSettings>): boolean =>
-  (optim ?? usualForm.optim) === usualForm.optim && (masterDtype ?? usualForm.masterDtype) === usualForm.masterDtype;
+/** Whether ranks have masters and moments in parts, where they are asked to: those in host memory are whole on each. */
+export const canBeDivided = ({ offloadOptimizer = false }: Partial<FormSettings>): boolean => !offloadOptimizer;
 
 /** Elements that share a scale, as in bitsandbytes. */
 export const MOMENT_BLOCK = 256;

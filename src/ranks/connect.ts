@@ -12,6 +12,7 @@ import type { Ranks } from "./ranks.ts";
 export async function connectDevices(device: Device, ranks: Ranks): Promise<string | null> {
   const { peers } = device;
   if (!ranks.exchanges) return null;
+  await ranks.meetNeighbours();
   const host = ranks.carrier === null ? "by way of the host" : `by way of the host, by ${ranks.carrier}`;
   const all = await ranks.gather("the devices of the ranks", peers === null ? null : peers.survey());
   const found = all.flatMap((each) => (each === null || "missing" in each ? [] : [each]));

@@ -29,6 +29,8 @@ type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Set by the user where the launcher is not ours. */
 export const secretVariable = "BUN_GRPO_SECRET";
+/** `tcp`: ranks of one machine send each other what they could read from memory. */
+export const exchangeVariable = "BUN_GRPO_RANKS_EXCHANGE";
 /** Set by `--ranks`: its process. */
 export const parentVariable = "BUN_GRPO_RANKS_PARENT";
 

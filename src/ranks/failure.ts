@@ -21,7 +21,8 @@ export class RanksFailure extends RunError {
 
   /** @param isTold another rank says it: this one ends without a word */
   constructor({ rank, host, text, exitCode }: Cause, isTold: boolean) {
-    super(`rank ${rank} (${host}): ${text}`);
+    // What ranks find in what all have gathered names a rank by itself.
+    super(/^rank \d+ /.test(text) ? text : `rank ${rank} (${host}): ${text}`);
     this.exitCode = exitCode;
     this.isTold = isTold;
   }

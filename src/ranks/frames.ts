@@ -15,6 +15,8 @@ const kinds = {
   bye: 11,
   ready: 12,
   go: 13,
+  lent: 14,
+  returned: 15,
 } as const;
 export type Kind = keyof typeof kinds;
 const kindNames = new Map<number, Kind>(Object.entries(kinds).map(([name, code]) => [code, name as Kind]));

@@ -3,8 +3,13 @@ import { deserialize, serialize } from "bun:jsc";
 import { errorText, RunError } from "../errors.ts";
 import type { Carrier } from "./carrier.ts";
 import type { Joined } from "./join.ts";
+import type { Link } from "./link.ts";
+import { lend, meetNeighbours, type Neighbours } from "./neighbours.ts";
 import type { MetRanks } from "./ranks.ts";
-import { createWatch, TELL_WITHIN_MS, type WatchOptions } from "./watch.ts";
+import { createWatch, type Message, TELL_WITHIN_MS, type WatchOptions } from "./watch.ts";
+
+/** How long an error of an exchange waits for the failure of a rank that explains it. */
+const EXPLAINED_WITHIN_MS = 2000;
 
 interface Gathered {
   readonly what: string;
@@ -24,9 +29,12 @@ export function createMesh(joined: Joined, options: WatchOptions, carrier: Carri
   /** Values that have come: by the number of their gather, then by rank. */
   const inbox = new Map<number, Map<number, Uint8Array>>();
   let wake: (() => void) | null = null;
+  let neighbours: Neighbours | null = null;
+  const letters = createLetters();
   const failing = Promise.withResolvers<void>();
   const watch = createWatch(joined, options, {
-    onValue(r, number, bytes) {
+    onMessage(kind, r, number, bytes) {
+      if (kind !== "value") return letters.arrived(kind, r, number, bytes);
       const values = inbox.get(number) ?? new Map<number, Uint8Array>();
       inbox.set(number, values.set(r, bytes));
       wake?.();
@@ -80,6 +88,20 @@ export function createMesh(joined: Joined, options: WatchOptions, carrier: Carri
     return all.map((theirs) => theirs!.value as T);
   };
 
+  /** Bytes that the other rank sends, or lies still for. */
+  const receiveFrom = async (r: number, link: Link, number: number, into: readonly Uint8Array[]): Promise<void> => {
+    if (!neighbours?.reads[r]) return link.receive(number, into);
+    const lent = await letters.of("lent", r, number);
+    if (watch.failure) return;
+    await neighbours.read(r, lent, into);
+    await link.send("returned", number);
+  };
+  const sendTo = async (r: number, link: Link, number: number, parts: readonly Uint8Array[]): Promise<void> => {
+    if (!neighbours?.readBy[r]) return link.send("data", number, ...parts);
+    await link.send("lent", number, lend(parts));
+    await letters.of("returned", r, number);
+  };
+
   const requireAll = (): void => {
     if (watch.failure) throw watch.failure;
   };
@@ -98,16 +120,20 @@ export function createMesh(joined: Joined, options: WatchOptions, carrier: Carri
       requireAll();
       if (carrier) return waiting(() => carrier.exchange(send, receive, requireAll));
       const number = exchanges++;
-      const received = others.map(({ link, rank: r }) => link.receive(number, receive[r]!));
-      const sent = others.map(({ link, rank: r }) => link.send("data", number, ...send[r]!));
+      const received = others.map(({ link, rank: r }) => receiveFrom(r, link, number, receive[r]!));
+      const sent = others.map(({ link, rank: r }) => sendTo(r, link, number, send[r]!));
       try {
         // A rank that hangs neither reads nor writes, so a failure ends the exchange too.
         await waiting(() => Promise.race([failing.promise, Promise.all([...received, ...sent])]));
       } catch (error) {
-        // The end of a link is known to the watch.
+        // The watch will know why.
+        await Promise.race([failing.promise, Bun.sleep(EXPLAINED_WITHIN_MS)]);
         throw watch.failure ?? new RunError(`an exchange between ranks failed (${errorText(error)})`);
       }
       if (watch.failure) throw watch.failure;
+    },
+    async meetNeighbours() {
+      if (carrier === null) neighbours = await meetNeighbours(rank, gather);
     },
     waitFor: waiting,
     requireAll,
@@ -129,6 +155,28 @@ export function createMesh(joined: Joined, options: WatchOptions, carrier: Carri
     close() {
       watch.stop();
       for (const { link } of others) link.close();
+    },
+  };
+}
+
+/** Messages of exchanges, each of which somebody waits for, before it has come or after. */
+function createLetters() {
+  const known = new Map<string, PromiseWithResolvers<Uint8Array>>();
+  const of = (key: string) => {
+    const found = known.get(key) ?? Promise.withResolvers<Uint8Array>();
+    known.set(key, found);
+    return found;
+  };
+  const keyOf = (kind: Message, rank: number, number: number) => `${kind} ${rank} ${number}`;
+  return {
+    arrived(kind: Message, rank: number, number: number, bytes: Uint8Array): void {
+      of(keyOf(kind, rank, number)).resolve(bytes);
+    },
+    async of(kind: Message, rank: number, number: number): Promise<Uint8Array> {
+      const key = keyOf(kind, rank, number);
+      const bytes = await of(key).promise;
+      known.delete(key);
+      return bytes;
     },
   };
 }

@@ -30,6 +30,8 @@ export interface Ranks {
    * @throws RanksFailure as `gather` does
    */
   exchange(send: readonly (readonly Uint8Array[])[], receive: readonly (readonly Uint8Array[])[]): Promise<void>;
+  /** From here on ranks of one machine read each other's memory in exchanges, if the system permits it. All ranks call it. */
+  meetNeighbours(): Promise<void>;
   /** Counts the time of `work` as spent waiting for other ranks. */
   waitFor<T>(work: () => Promise<T>): Promise<T>;
   /** @throws RanksFailure once a rank has failed */
@@ -60,6 +62,7 @@ export function alone(stopRequested: () => boolean = () => false, isRank = false
     gather: async (_, value) => [value],
     first: async (_, value) => value(),
     exchange: async () => {},
+    meetNeighbours: async () => {},
     waitFor: (work) => work(),
     requireAll() {},
     askToStop() {

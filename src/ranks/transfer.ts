@@ -58,5 +58,6 @@ async function exchanged(ranks: Ranks, work: () => Promise<void>): Promise<void>
 function typed({ dtype }: Tensor, { buffer }: Uint8Array): NumberArray {
   if (dtype === "float32") return new Float32Array(buffer as ArrayBuffer);
   if (dtype === "float64") return new Float64Array(buffer as ArrayBuffer);
+  if (dtype === "uint8") return new Uint8Array(buffer as ArrayBuffer);
   return new Uint16Array(buffer as ArrayBuffer);
 }

@@ -18,8 +18,13 @@ export interface WatchOptions {
   readonly silenceMs?: number | undefined;
 }
 
+const messages = ["value", "lent", "returned"] as const;
+export type Message = (typeof messages)[number];
+const isMessage = (kind: Kind): kind is Message => messages.some((known) => known === kind);
+
 export interface WatchEvents {
-  readonly onValue: (rank: number, number: number, bytes: Uint8Array) => void;
+  /** A value of a gather, or what an exchange between neighbours takes. */
+  readonly onMessage: (kind: Message, rank: number, number: number, bytes: Uint8Array) => void;
   readonly onFailure: () => void;
 }
 
@@ -86,7 +91,7 @@ export function createWatch({ members, links }: Joined, options: WatchOptions, e
     const { host, pid } = members[r]!;
     link.handle({
       onFrame(kind, number, bytes) {
-        if (kind === "value") events.onValue(r, number, bytes);
+        if (isMessage(kind)) events.onMessage(kind, r, number, bytes);
         else if (kind === "stop") asked = true;
         else if (kind === "failure") failBy(causeFrom(bytes, r, host));
         else if (kind === "bye") parted.add(r);

@@ -11,6 +11,7 @@ import { dropEarlier } from "../checkpoint/earlier.ts";
 import { copyModelAssets, type ModelFolder, writeChatTemplate, writeConfig } from "../checkpoint/huggingface.ts";
 import { type MappedTensor, openSafetensors } from "../checkpoint/safetensors.ts";
 import {
+  inFileOrder,
   oddNumbers,
   onlyFinite,
   type TensorSource,
@@ -26,11 +27,10 @@ import { writeFolderAtomic } from "../files/atomic.ts";
 import { writeFailure } from "../files/refusals.ts";
 import type { Model } from "../model/model.ts";
 import { loadWeights, type SavedTensor, savedTensors } from "../model/weights.ts";
-import { floatBuffer, mastersOf } from "../optim/adamw.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { mastersOf, type StateBuffer } from "../optim/adamw.ts";
 import { type Critic, criticFolder } from "./critic.ts";
-import type { GradientShards, OptimizerBuffer } from "./gradient-shards.ts";
-import { codedMoments, formMetadata, loadCodedMoments, requireSameForm } from "./optimizer-form.ts";
+import { codedBuffers, codedMoments, formMetadata, loadCodedMoments, requireSameForm } from "./optimizer-form.ts";
+import { momentNames, type Optimized, partsOf, stateOf } from "./optimizer-state.ts";
 import { openModelFolder, parameterSource, trainedWeights } from "./planned-model.ts";
 import type { TrainedModel } from "./policy.ts";
 import { storedTensor } from "./stored-tensor.ts";
@@ -149,37 +149,26 @@ function inLayoutOf(weight: Weight, address: number): Weight {
   return { ...weight, address, dtype: "float32", layoutOf: weight.dtype };
 }
 
-/** A buffer of the optimizer under its name in optimizer.safetensors. */
+/** A buffer of the optimizer in float32 under its name in optimizer.safetensors. */
 interface NamedBuffer {
   readonly name: string;
+  readonly dtype: "F32";
   readonly parameter: string;
-  readonly kind: OptimizerBuffer;
+  readonly kind: StateBuffer;
   /** Where it is or, if ranks have it in parts, where they put it together. */
   readonly weight: Weight;
 }
 
-/** The ranks that have an optimizer in parts; null: it is whole. */
-const partsOf = ({ shards }: Optimized): GradientShards | null =>
-  shards?.division.zero && shards.division.ranks.size > 1 ? shards : null;
-
 /** The optimizer's buffers but for moments in 8 bits. In float32 the masters are the weights, as they are in bfloat16. */
-function optimizerBuffers(trained: Optimized): NamedBuffer[] {
-  const { optimizer } = trained;
-  const among = partsOf(trained);
-  const whole = new Map(optimizer.parts.map((part) => [part.name, part]));
-  return optimizer.parameters.flatMap(({ weight }) => {
+function floatBuffers(trained: Optimized): NamedBuffer[] {
+  return stateOf(trained).flatMap(({ weight, kind, buffer }) => {
     const { name: parameter } = weight;
-    const at = (kind: OptimizerBuffer) => among?.whole(parameter, kind) ?? floatBuffer(whole.get(parameter)!, kind);
-    const named = (prefix: string, kind: OptimizerBuffer, place: (buffer: Tensor) => Weight): NamedBuffer[] => {
-      const buffer = at(kind);
-      return buffer ? [{ name: `${prefix}.${parameter}`, parameter, kind, weight: place(buffer) }] : [];
-    };
-    const moment = ({ address }: Tensor) => inLayoutOf(weight, address);
-    return [
-      ...(weight.dtype === "float32" ? [] : named("master", "master", (master) => mastersOf({ weight, master }))),
-      ...named("exp_avg", "m", moment),
-      ...named("exp_avg_sq", "v", moment),
+    const named = (prefix: string, place: Weight) => [
+      { name: `${prefix}.${parameter}`, dtype: "F32" as const, parameter, kind, weight: place },
     ];
+    if (kind === "master") return named("master", mastersOf({ weight, master: buffer }));
+    if (kind === "m" || kind === "v") return named(momentNames[kind], inLayoutOf(weight, buffer.address));
+    return [];
   });
 }
 
@@ -207,13 +196,10 @@ export async function saveCheckpoint(
   return target;
 }
 
-/** A model with its optimizer, whatever its head. */
-type Optimized = Pick<TrainedModel, "model" | "optimizer" | "shards">;
-
 async function saveOptimizer(trained: Optimized, folder: string): Promise<void> {
   const { model, optimizer } = trained;
   const among = partsOf(trained);
-  const buffers = optimizerBuffers(trained);
+  const buffers = floatBuffers(trained);
   const saved = savedTensors(model.device, buffers, "float32");
   const collected = (tensor: SavedTensor, { parameter, kind }: NamedBuffer): TensorSource => ({
     ...tensor,
@@ -225,7 +211,7 @@ async function saveOptimizer(trained: Optimized, folder: string): Promise<void> 
   try {
     const metadata = { format: "pt", step: String(optimizer.step), ...formMetadata(model, optimizer) };
     const tensors = saved.tensors.map((tensor, i) => onlyFinite(collected(tensor, buffers[i]!)));
-    await writeSafetensors(join(folder, optimizerFile), [...tensors, ...codedMoments(model, optimizer)], metadata);
+    await writeSafetensors(join(folder, optimizerFile), [...tensors, ...codedMoments(trained)], metadata);
   } finally {
     saved.free();
   }
@@ -234,7 +220,8 @@ async function saveOptimizer(trained: Optimized, folder: string): Promise<void> 
 /** What ranks other than 0 do while rank 0 saves a checkpoint: they give it what it does not have. */
 export async function lendToCheckpoint({ policy, critic }: TrainedModels): Promise<void> {
   for (const trained of critic ? [policy, critic] : [policy])
-    for (const { parameter, kind } of optimizerBuffers(trained)) await partsOf(trained)?.collect(parameter, kind);
+    for (const { parameter, kind } of inFileOrder([...floatBuffers(trained), ...codedBuffers(trained)]))
+      await partsOf(trained)?.collect(parameter, kind);
 }
 
 /**
@@ -289,8 +276,8 @@ function readOptimizer(trained: Optimized, checkpoint: string): void {
   const file = openSafetensors(path);
   try {
     requireSameForm(path, model, optimizer, file.metadata);
-    loadCodedMoments(file, model, optimizer, (tensor) => requireSound(path, tensor));
-    for (const { name, parameter, kind, weight } of optimizerBuffers(trained)) {
+    loadCodedMoments(file, trained, (tensor) => requireSound(path, tensor));
+    for (const { name, parameter, kind, weight } of floatBuffers(trained)) {
       const found = file.tensors.get(name);
       if (!found)
         throw new InputError(

@@ -85,10 +85,10 @@ export function planCritic(
   const owner = { prefix: "critic ", phase: "critic" } as const;
   const blocks = parameterBlocks(critic.config, device.rowBlock);
   const trained = trainedSizes(device, blocks, dtype);
-  const bindOptimizer = planOptimizer(memory, device, blocks, dtype, owner, ownedRanges(division, trained), {
-    ...settings,
-    embeddings: new Set([critic.config.embedding.name]),
-  });
+  const form = { ...settings, embeddings: new Set([critic.config.embedding.name]) };
+  const owned = ownedRanges(division, trained);
+  const hostMemory = plan.hostMemory.of("critic");
+  const bindOptimizer = planOptimizer(memory, device, blocks, dtype, owner, owned, form, hostMemory);
   const bindShards = planGradientShards(memory, device, division, trained, owner);
   const passes = { device, config: critic.config, dtype, sizes, prefix: "critic", lifetime: ["critic"] } as const;
   const bindActivations = planForwardBackward(memory, scalarHead, passes, keepLayers(plan, checkpointing));

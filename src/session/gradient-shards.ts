@@ -9,10 +9,13 @@ import { breathe } from "../device/breathe.ts";
 import type { Device } from "../device/device.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../model/micro-batches.ts";
 import {
-  floatBuffer,
   type OptimizerSettings,
   type OptimizerState,
   optimizerStep,
+  type StateBuffer,
+  stateBuffer,
+  stateRange,
+  wholeState,
   zeroGradients,
 } from "../optim/adamw.ts";
 import { type Division, shareOf } from "../ranks/ranks.ts";
@@ -28,32 +31,64 @@ const RECEIVED_BYTES_ON_GPU = 64 * 2 ** 20;
 /** A rank exchanges at least this many elements at once, if it has them. */
 const LEAST_PIECE = 4096;
 
-/** Samples of a step, and where its completions begin among all. */
+/** Samples of a step, and which of all completions theirs are. */
 interface Shard {
   readonly groups: readonly PackedGroup[];
-  readonly firstCompletion: number;
+  readonly completions: readonly number[];
+}
+
+interface Piece extends PackedGroup {
+  /** The first of its completions among all. */
+  readonly first: number;
+}
+
+const tokensOf = ({ promptIds, completions }: PackedGroup): number =>
+  completions.reduce((sum, { completionIds }) => sum + completionIds.length, promptIds.length);
+
+/** Numbers below `count` so that any first few of them are spread evenly: their bits in reverse order. */
+function spread(count: number): number[] {
+  const bits = Math.ceil(Math.log2(count));
+  const reversed = Array.from({ length: 2 ** bits }, (_, i) => {
+    let number = 0;
+    for (let bit = 0; bit < bits; bit++) if (i & (1 << bit)) number += 2 ** (bits - 1 - bit);
+    return number;
+  });
+  return reversed.filter((number) => number < count);
 }
 
 /**
- * The parts of a step: neighbours, as equal in groups as can be. Where there are fewer groups than shards, groups are
- * split into as many parts as that takes; each part computes its prompt.
+ * The parts of a step, as equal in tokens as groups can be dealt out: the largest first, each to the part that has least so far
+ * (Graham 1969). Where there are fewer groups than shards, groups are split into as many parts as that takes; each part computes
+ * its prompt. It follows from the lengths alone, so the parts are the same for any number of ranks.
  */
 export function cutShards(groups: readonly PackedGroup[], shards: number): Shard[] {
   const parts = Math.max(1, Math.ceil(shards / Math.max(groups.length, 1)));
+  let first = 0;
   const pieces = groups.flatMap(({ promptIds, completions }) => {
     const count = Math.min(parts, completions.length);
-    return Array.from({ length: count }, (_, i): PackedGroup => {
+    return Array.from({ length: count }, (_, i): Piece => {
       const { from, to } = shareOf(completions.length, i, count);
-      return { promptIds, completions: completions.slice(from, to) };
+      const piece = { promptIds, completions: completions.slice(from, to), first };
+      first += to - from;
+      return piece;
     });
   });
-  let firstCompletion = 0;
-  return Array.from({ length: shards }, (_, s) => {
-    const { from, to } = shareOf(pieces.length, s, shards);
-    const shard = { groups: pieces.slice(from, to), firstCompletion };
-    firstCompletion += shard.groups.reduce((sum, group) => sum + group.completions.length, 0);
-    return shard;
-  });
+  const order = spread(shards);
+  const dealt = order.map((shard) => ({ shard, tokens: 0, pieces: [] as Piece[] }));
+  for (const piece of [...pieces].sort((a, b) => tokensOf(b) - tokensOf(a))) {
+    const least = dealt.reduce((found, other) => (other.tokens < found.tokens ? other : found));
+    least.pieces.push(piece);
+    least.tokens += tokensOf(piece);
+  }
+  return dealt
+    .sort((a, b) => a.shard - b.shard)
+    .map(({ pieces: own }) => {
+      const inOrder = own.sort((a, b) => a.first - b.first);
+      return {
+        groups: inOrder,
+        completions: inOrder.flatMap(({ first: from, completions }) => completions.map((_, i) => from + i)),
+      };
+    });
 }
 
 /** Buffers of the parameters' sizes, by name. */
@@ -68,14 +103,12 @@ export interface GradientShards {
   /** Gives every rank the elements of `buffers`, by parameter, that their owners have. */
   share(buffers: Copy): Promise<void>;
   /** Room for the whole of a buffer that ranks have in parts: the memory of the parameter's gradient. */
-  whole(name: string, kind: OptimizerBuffer): Tensor;
+  whole(name: string, kind: StateBuffer): Tensor;
   /** Puts the whole together on rank 0, until the next call. All ranks call it. */
-  collect(name: string, kind: OptimizerBuffer): Promise<void>;
+  collect(name: string, kind: StateBuffer): Promise<void>;
   /** Takes the rank's parts from the whole, which every rank has put there. */
-  keep(name: string, kind: OptimizerBuffer): void;
+  keep(name: string, kind: StateBuffer): void;
 }
-
-export type OptimizerBuffer = "master" | "m" | "v";
 
 /** The elements that the rank alone updates; null: all ranks update all. */
 export function ownedRanges(division: Division | null, sizes: readonly ParameterSize[]): Range[] | null {
@@ -253,18 +286,18 @@ function createGradientShards(
       );
   };
 
-  const wholeOf = (name: string, kind: OptimizerBuffer): Tensor => {
+  const wholeOf = (name: string, kind: StateBuffer): Tensor => {
     const { address, shape } = gradients.get(name)!;
-    return tensor(name, address, kind === "master" ? device.masterDType : "float32", shape);
+    return wholeState(device, kind, { name, elements: shape[0]! }, address);
   };
 
   /** The parts of a parameter that the rank has, and where they are in the whole. */
-  const partsIn = (name: string, kind: OptimizerBuffer) =>
+  const partsIn = (name: string, kind: StateBuffer) =>
     optimizer.parts
       .filter((each) => each.name === name)
       .map((each) => ({
-        own: floatBuffer(each, kind)!,
-        place: rows(wholeOf(name, kind), each.from, each.weight.elements),
+        own: stateBuffer(each, kind)!,
+        place: stateRange(wholeOf(name, kind), kind, each.from, each.weight.elements),
       }));
 
   return {
@@ -298,7 +331,7 @@ function createGradientShards(
       const own = partsIn(name, kind);
       const places = (r: number) =>
         joined(owned[r]!.filter((unit) => unit.name === name)).map(({ from, count }) =>
-          rows(wholeOf(name, kind), from, count),
+          stateRange(wholeOf(name, kind), kind, from, count),
         );
       const isFirst = ranks.rank === 0;
       await transfer(
@@ -390,9 +423,9 @@ export async function passesOf<R>(
   }
   const cut = cutShards(groups, shards.division.shards);
   const own: R[] = [];
-  await shards.accumulate(cut, async ({ groups: some, firstCompletion }) => {
+  await shards.accumulate(cut, async ({ groups: some, completions }) => {
     for (const batch of cutMicroBatches(some, microBatchTokens))
-      own.push(await pass({ ...batch, completions: batch.completions.map((i) => firstCompletion + i) }));
+      own.push(await pass({ ...batch, completions: batch.completions.map((i) => completions[i]!) }));
   });
   const all = await shards.division.ranks.gather("an update", own);
   return { results: all.flat(1) as R[], norm: await shards.sum(cut) };

@@ -21,6 +21,8 @@ export interface MemoryEstimate {
   readonly reserveBytes: number;
   /** Peak memory of the process, or of the GPU if the plan is on one. */
   readonly peakBytes: number;
+  /** What is in the host's memory beside a GPU, pinned; left out: nothing. */
+  readonly onHost?: MemoryPlan;
 }
 
 /** The heap grows while rollouts and rewards are held as JavaScript objects. */
@@ -42,13 +44,25 @@ export function anonymousBytes(): number {
   return Number(/RssAnon:\s+(\d+) kB/.exec(readFileSync(status, "utf8"))?.[1] ?? 0) * 1024;
 }
 
-/** @param onDevice the plan is in the device's own memory, separate from the program's */
-export function estimateMemory(plan: MemoryPlan, scratchBytes: number, onDevice = false): MemoryEstimate {
+/**
+ * @param onDevice the plan is in the device's own memory, separate from the program's
+ * @param onHost what is in the host's beside it
+ */
+export function estimateMemory(
+  plan: MemoryPlan,
+  scratchBytes: number,
+  onDevice = false,
+  onHost: MemoryPlan | null = null,
+): MemoryEstimate {
   const programBytes = onDevice ? 0 : Math.max(anonymousBytes(), 64 * 2 ** 20) + HEAP_GROWTH;
   const reserveBytes = onDevice ? DEVICE_RESERVE : 0;
   const peakBytes = plan.totalBytes + scratchBytes + programBytes + reserveBytes;
-  return { plan, scratchBytes, programBytes, reserveBytes, peakBytes };
+  const estimate = { plan, scratchBytes, programBytes, reserveBytes, peakBytes };
+  return onHost && onHost.totalBytes > 0 ? { ...estimate, onHost } : estimate;
 }
+
+/** Bytes that are pinned in the host's memory beside a GPU. */
+export const onHostBytes = ({ onHost }: Pick<MemoryEstimate, "onHost">): number => onHost?.totalBytes ?? 0;
 
 export type PlanDevice = Pick<Device, "freeBytes" | "description">;
 
@@ -73,8 +87,14 @@ export function availableBytes(): number {
  * @throws InputError if the plan does not fit the machine, RunError if it does not fit the GPU's memory (another
  * program may hold part of it); both name the largest parts and the settings that reduce them.
  */
-export function requireMemory({ peakBytes, reserveBytes, plan }: MemoryEstimate, device: PlanDevice): void {
+export function requireMemory(estimate: MemoryEstimate, device: PlanDevice): void {
+  const { peakBytes, reserveBytes, plan } = estimate;
   const available = planBytes(device);
+  const [pinned, onHost] = [onHostBytes(estimate), availableBytes()];
+  if (pinned > onHost)
+    throw new InputError(
+      `offload_optimizer: masters and moments take ${mebibytes(pinned)} MiB of the host's memory, and ${mebibytes(onHost)} MiB are free; set optim adamw_8bit or use_peft, or leave offload_optimizer out`,
+    );
   if (peakBytes <= available) return;
   const onDevice = device.freeBytes() !== null;
   const largest = [...groups(plan)].sort((a, b) => b.bytes - a.bytes).slice(0, 3);
@@ -155,7 +175,7 @@ const usedPhases = (plan: MemoryPlan): Phase[] =>
  * The plan as `run.json` keeps it: groups of buffers by model and by the times at which they are live, in bytes. A time is a
  * phase, or a stage of one whose buffers differ from stage to stage.
  */
-export function memoryRecord({ plan, scratchBytes, programBytes, reserveBytes, peakBytes }: MemoryEstimate) {
+export function memoryRecord({ plan, scratchBytes, programBytes, reserveBytes, peakBytes, onHost }: MemoryEstimate) {
   const timesOf = (phase: Phase) => {
     const own = plan.buffers.filter(({ lifetime }) => lifetime !== "always" && lifetime.includes(phase));
     const isOne = own.every(({ stages: within }) => within.length === stages.length);
@@ -185,12 +205,13 @@ export function memoryRecord({ plan, scratchBytes, programBytes, reserveBytes, p
     times: times.map(({ name }) => name),
     plannedBytes: plan.totalBytes,
     ...{ scratchBytes, programBytes, reserveBytes, peakBytes },
+    ...(onHost && { onHostBytes: onHost.totalBytes }),
   };
 }
 
 /** The plan as lines: groups of buffers with their lifetimes, each phase's total, and the peak. */
 export function describeMemory(estimate: MemoryEstimate): string[] {
-  const { plan, scratchBytes, programBytes, reserveBytes, peakBytes } = estimate;
+  const { plan, scratchBytes, programBytes, reserveBytes, peakBytes, onHost } = estimate;
   const lines = [...groups(plan)].map(row);
   const heads = [`${"memory".padEnd(34)} ${"held".padEnd(17)} ${"buffers".padStart(8)} ${"MiB".padStart(9)}`];
   const phaseBytes = (phase: Phase) => liveBytes(plan.buffers, phase);
@@ -205,8 +226,15 @@ export function describeMemory(estimate: MemoryEstimate): string[] {
       (phase) => `${`planned buffers during ${phase}`.padEnd(61)} ${mebibytes(phaseBytes(phase)).padStart(9)}`,
     ),
     `${"peak".padEnd(61)} ${mebibytes(peakBytes).padStart(9)}`,
+    ...(onHost ? onHostLines(onHost) : []),
   ];
 }
+
+/** The states that would be in the peak without `offload_optimizer`. */
+const onHostLines = (onHost: MemoryPlan): string[] => [
+  ...groups(onHost).map((group) => row({ ...group, lifetime: "on the host" })),
+  `${"pinned in the host's memory instead of the GPU's".padEnd(61)} ${mebibytes(onHost.totalBytes).padStart(9)}`,
+];
 
 const unplanned = (name: string, bytes: number) => row({ name, lifetime: "always", buffers: 0, bytes });
 

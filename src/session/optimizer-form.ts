@@ -8,23 +8,29 @@ import type { Device } from "../device/device.ts";
 import { hostBytes } from "../device/host-numbers.ts";
 import { InputError } from "../errors.ts";
 import type { Model } from "../model/model.ts";
-import type { OptimizedPart, OptimizerState } from "../optim/adamw.ts";
+import type { OptimizerState, StateBuffer } from "../optim/adamw.ts";
 import { usualForm } from "../optim/form.ts";
 import { bytesPerElement } from "../tensor/dtype.ts";
 import { byteLength, rows, type Tensor } from "../tensor/tensor.ts";
+import { momentNames, type Optimized, partsOf, stateOf } from "./optimizer-state.ts";
+
+interface CodedBuffer {
+  readonly name: string;
+  readonly dtype: "F32" | "U8";
+  readonly parameter: string;
+  readonly kind: StateBuffer;
+  readonly buffer: Tensor;
+}
 
 /** The buffers of moments in 8 bits under their names. */
-function codedBuffers(parts: readonly OptimizedPart[]): { readonly name: string; readonly buffer: Tensor }[] {
-  return parts.flatMap(({ name, moments }) =>
-    moments.bits === 8
-      ? [
-          { name: `exp_avg.${name}`, buffer: moments.m.codes },
-          { name: `exp_avg.absmax.${name}`, buffer: moments.m.absmax },
-          { name: `exp_avg_sq.${name}`, buffer: moments.v.codes },
-          { name: `exp_avg_sq.absmax.${name}`, buffer: moments.v.absmax },
-        ]
-      : [],
-  );
+export function codedBuffers(trained: Optimized): CodedBuffer[] {
+  return stateOf(trained).flatMap(({ weight: { name: parameter }, kind, buffer }) => {
+    const [moment, coded] = kind.split(" ") as [keyof typeof momentNames, string?];
+    if (!coded) return [];
+    const isScale = coded === "absmax";
+    const name = `${momentNames[moment]}${isScale ? ".absmax" : ""}.${parameter}`;
+    return [{ name, dtype: isScale ? "F32" : "U8", parameter, kind, buffer }];
+  });
 }
 
 /** Bytes of a buffer that are on the host at once. */
@@ -36,12 +42,12 @@ function* pieces(buffer: Tensor): Generator<Tensor> {
   for (let from = 0; from < total; from += step) yield rows(buffer, from, Math.min(step, total - from));
 }
 
-const storedAs = ({ dtype }: Tensor): "F32" | "U8" => (dtype === "uint8" ? "U8" : "F32");
-
-function asItLies(device: Device, name: string, buffer: Tensor): TensorSource {
+/** @param collect puts it together, where ranks have it in parts */
+function asItLies(device: Device, { name, dtype, buffer }: CodedBuffer, collect: () => Promise<void>): TensorSource {
   const source: TensorSource = {
-    ...{ name, dtype: storedAs(buffer), shape: buffer.shape },
+    ...{ name, dtype, shape: buffer.shape },
     async *chunks() {
+      await collect();
       for (const piece of pieces(buffer)) {
         const { buffer: bytes, byteOffset, byteLength } = await device.read(piece);
         yield new Uint8Array(bytes, byteOffset, byteLength);
@@ -52,8 +58,11 @@ function asItLies(device: Device, name: string, buffer: Tensor): TensorSource {
 }
 
 /** Moments in 8 bits, to be written to a file. */
-export function codedMoments({ device }: Model, { parts }: OptimizerState): TensorSource[] {
-  return codedBuffers(parts).map(({ name, buffer }) => asItLies(device, name, buffer));
+export function codedMoments(trained: Optimized): TensorSource[] {
+  const among = partsOf(trained);
+  return codedBuffers(trained).map((each) =>
+    asItLies(trained.model.device, each, async () => among?.collect(each.parameter, each.kind)),
+  );
 }
 
 /** Metadata about a form other than the usual one. The order of moments matters in 8 bits. */
@@ -99,13 +108,12 @@ export function requireSameForm(
  */
 export function loadCodedMoments(
   { path, tensors }: Pick<ReturnType<typeof openSafetensors>, "path" | "tensors">,
-  { device }: Model,
-  { parts }: OptimizerState,
+  trained: Optimized,
   requireSound: (tensor: MappedTensor) => void,
 ): void {
-  for (const { name, buffer } of codedBuffers(parts)) {
+  const { device } = trained.model;
+  for (const { name, dtype, parameter, kind, buffer } of codedBuffers(trained)) {
     const found = tensors.get(name);
-    const dtype = storedAs(buffer);
     if (!found)
       throw new InputError(
         `${path}: tensor ${name} is missing; the checkpoint was written with another dtype or model`,
@@ -122,5 +130,6 @@ export function loadCodedMoments(
       device.upload(piece, dtype === "U8" ? new Uint8Array(held) : new Float32Array(held));
       address += bytes;
     }
+    partsOf(trained)?.keep(parameter, kind);
   }
 }

@@ -102,10 +102,8 @@ export function planTraining(
   const blocks = parameterBlocks(policy.config, device.rowBlock);
   const trained = trainedSizes(device, blocks, policy.dtype);
   const owned = ownedRanges(division, trained);
-  const bindOptimizer = planOptimizer(memory, device, blocks, policy.dtype, undefined, owned, {
-    ...settings,
-    embeddings: new Set([policy.config.embedding.name]),
-  });
+  const form = { ...settings, embeddings: new Set([policy.config.embedding.name]) };
+  const bindOptimizer = planOptimizer(memory, device, blocks, policy.dtype, undefined, owned, form, plan.hostMemory);
   const bindShards = planGradientShards(memory, device, division, trained);
   const passes = planLogprobs(plan, policy, sizes, "update", true);
   const bindActivations = planForwardBackward(memory, lmHead, passes, keepLayers(plan, checkpointing));

@@ -5,6 +5,7 @@
  */
 import { type Closable, createClosers, whileOpen } from "../closing.ts";
 import type { Device, ScratchSizes } from "../device/device.ts";
+import { clearHost } from "../device/host-numbers.ts";
 import { type MemoryPlan, type OptionalBuffers, placeTensors, planMemory } from "../tensor/plan.ts";
 import { planOptional } from "./gradient-checkpointing.ts";
 import { estimateMemory, type MemoryEstimate, requireMemory } from "./memory.ts";
@@ -73,6 +74,7 @@ export function planSession<T extends Tenants>(
 ): PlannedSession<T> {
   const files = createClosers();
   const memory = planMemory();
+  const hostMemory = planMemory();
   const scratch: ScratchSizes[] = [];
   const optional: OptionalBuffers[] = [];
   const last: (() => void)[] = [];
@@ -82,6 +84,7 @@ export function planSession<T extends Tenants>(
     tenants = compose({
       device,
       memory,
+      hostMemory,
       folder(path, wanted, base) {
         const folder = openModelFolder(path, wanted, base);
         files.add(folder.checkpoint);
@@ -102,8 +105,9 @@ export function planSession<T extends Tenants>(
     files.abandon();
     throw error;
   }
+  const onHost = hostMemory.build();
   const estimateOf = (plan: MemoryPlan) =>
-    estimateMemory(plan, device.scratchBytes(...scratch), device.freeBytes() !== null);
+    estimateMemory(plan, device.scratchBytes(...scratch), device.freeBytes() !== null, onHost);
   const layout = planOptional(memory, optional, (plan) => estimateOf(plan).peakBytes, device);
   const estimate = estimateOf(layout);
   return {
@@ -117,7 +121,14 @@ export function planSession<T extends Tenants>(
         const arena = device.allocate(layout.totalBytes, "the memory plan");
         closers.add({ close: () => arena.free() });
         device.populate(arena);
-        const session = await openAll(tenants, placeTensors(layout, arena.address), closers.add);
+        const tensors = new Map(placeTensors(layout, arena.address));
+        if (onHost.totalBytes > 0) {
+          const pinned = device.allocateHost(onHost.totalBytes, "the optimizer's states in host memory");
+          closers.add({ close: () => pinned.free() });
+          await clearHost(pinned);
+          for (const [name, each] of placeTensors(onHost, pinned.address)) tensors.set(name, each);
+        }
+        const session = await openAll(tenants, tensors, closers.add);
         files.close();
         return { ...session, close: closers.close } as Session<T>;
       } catch (error) {

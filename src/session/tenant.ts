@@ -28,6 +28,8 @@ export interface SessionPlan {
   readonly device: Device;
   /** Takes the buffers. */
   readonly memory: PlanBuilder;
+  /** Takes those that are in host memory beside a device that has its own. */
+  readonly hostMemory: PlanBuilder;
   /**
    * Opens a model folder. Its files are closed after all tenants are open, when the device has its own copy of the
    * weights.

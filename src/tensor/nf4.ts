@@ -157,6 +157,36 @@ function signedMap() {
   return signed;
 }
 
+/** A weight's numbers, all in memory: what is stored of them if they are made NF4. */
+export function quantizedNf4(values: Float32Array): { readonly codes: Uint8Array; readonly scales: Nf4Scales } {
+  const codes = new Uint8Array(Math.ceil(values.length / 2));
+  const absmax = new Float32Array(nf4Blocks(values.length));
+  quantizeNf4(codes, absmax, values);
+  return { codes, scales: quantizeScales(absmax) };
+}
+
+/**
+ * The numbers of elements [from, from + count), each step rounded to float32 as bitsandbytes has it.
+ *
+ * @param codes of the weight from its first element on, two to a byte
+ */
+export function dequantizeNf4(codes: Uint8Array, scales: Nf4Scales, from: number, count: number): Float32Array {
+  const { numbers, codes: scaleCodes, scaleNumbers, nested, offset } = scales;
+  const scaleOf = (block: number): number => {
+    const centred = Math.fround(scaleNumbers[scaleCodes[block]!]! * nested[Math.floor(block / SCALE_BLOCK)]!);
+    return Math.fround(centred + offset);
+  };
+  const values = new Float32Array(count);
+  let scale = scaleOf(Math.floor(from / NF4_BLOCK));
+  for (let i = 0; i < count; i++) {
+    const at = from + i;
+    if (at % NF4_BLOCK === 0) scale = scaleOf(at / NF4_BLOCK);
+    const code = at % 2 === 0 ? codes[Math.floor(at / 2)]! >>> 4 : codes[Math.floor(at / 2)]! & 15;
+    values[i] = numbers[code]! * scale;
+  }
+  return values;
+}
+
 /** The second quantization, of the scales. */
 export function quantizeScales(absmax: Float32Array): Nf4Scales {
   const { map, nearest } = signedMap();

@@ -32,6 +32,7 @@ async function trained(name: string, ranks: number, flags: Flags = {}, env: Reco
 describe.each<[string, Flags]>([
   ["float32", {}],
   ["bfloat16", { dtype: "bfloat16" }],
+  ["8 bits", { dtype: "bfloat16", optim: "adamw_8bit", master_dtype: "bfloat16" }],
 ])("%s", (dtype, flags) => {
   test("1, 2 and 4 ranks have the same bytes, with the optimizer whole or divided, and resumed on another number", async () => {
     const one = await trained(`${dtype} 1`, 1, flags, checked);

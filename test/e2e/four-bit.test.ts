@@ -81,6 +81,34 @@ describe.each(["float32", "bfloat16"])("adapters beside NF4 in %s", (dtype) => {
   });
 });
 
+test("adapters are merged into the numbers of 4-bit weights, stored so or made so", async () => {
+  const adapter = work.at("merged-adapter");
+  const base = join(golden, "nf4");
+  const flags = { model: base, lora_target_modules: "q_proj,down_proj", lora_r: 4, learning_rate: 1e-2 };
+  const trained = { ...flags, use_peft: true, dtype: "float32", rollouts: input, output_dir: adapter };
+  expect((await grpo(["update", ...argvOf(trained)])).code).toBe(0);
+  const folders = [work.at("merged-stored"), work.at("merged-made")] as const;
+  const exported = (folder: string, from: string, more: Flags) =>
+    grpo(["export", from, "--merge", ...argvOf({ output_dir: folder, ...more })]);
+  expect((await exported(folders[0], adapter, {})).err).toBe("");
+  // The same adapter beside the model that was quantized.
+  const beside = work.at("merged-beside");
+  cpSync(adapter, beside, { recursive: true });
+  const path = join(beside, "adapter_config.json");
+  const config = JSON.parse(readFileSync(path, "utf8"));
+  writeFileSync(path, JSON.stringify({ ...config, base_model_name_or_path: join(golden, "qwen3-qknorm") }));
+  expect((await exported(folders[1], beside, { load_in_4bit: true })).err).toBe("");
+  const weights = folders.map((folder) => fingerprint(folder, "model.safetensors"));
+  expect(weights[0]).toBe(weights[1]!);
+  expect(JSON.parse(readFileSync(join(folders[0], "config.json"), "utf8")).quantization_config).toBeUndefined();
+  const [merged, own] = [
+    await scored("merged", { model: folders[0], dtype: "float32" }),
+    await scored("own", { model: adapter, dtype: "float32" }),
+  ];
+  const far = merged.logprobs.flatMap((row, i) => row.map((x, j) => Math.abs(x - own.logprobs[i]![j]!)));
+  expect(Math.max(...far)).toBeLessThan(2e-5);
+});
+
 /** The one line with which a command ends that cannot use its input. */
 async function refusal(argv: readonly string[]): Promise<string> {
   const { code, err } = await grpo(argv);

@@ -154,3 +154,10 @@ test("masters in bfloat16 need bfloat16 weights", async () => {
   expect(code).toBe(2);
   expect(stderr).toContain("master_dtype bfloat16: the weights are float32");
 });
+
+test("a CPU has no other memory for states", async () => {
+  const argv = argvOf({ ...tinyTraining, offload_optimizer: true, device: "cpu", output_dir: work.at("offloaded") });
+  const { code, err: stderr } = await grpo(["train", ...argv]);
+  expect(code).toBe(2);
+  expect(stderr).toContain("offload_optimizer: the device is a CPU");
+});

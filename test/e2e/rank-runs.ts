@@ -23,11 +23,17 @@ export const rankTraining: Flags = { ...tinyTraining, per_device_train_batch_siz
  *
  * @throws unless it ends as it should
  */
-export async function onRanks(ranks: number, folder: string, flags: Flags, command = "train"): Promise<void> {
+export async function onRanks(
+  ranks: number,
+  folder: string,
+  flags: Flags,
+  command = "train",
+  seconds = 120,
+): Promise<void> {
   const { per_device_train_batch_size: size } = flags;
   const each: Flags = size === undefined ? {} : { per_device_train_batch_size: Number(size) / ranks };
   const argv = argvOf({ ...flags, ...each, ranks, output_dir: folder });
-  const { code, err } = await grpo([command, ...argv], { seconds: 120 });
+  const { code, err } = await grpo([command, ...argv], { seconds });
   if (code !== 0) throw new Error(`grpo ${command} ${argv.join(" ")} ended with ${code}:\n${err}`);
 }
 

@@ -146,6 +146,16 @@ describe("stop strings and generation_kwargs", () => {
   });
 });
 
+test("gpus is short for ranks on GPUs", () => {
+  expect(configFor("train", ["--gpus", "2"]).config).toMatchObject({ ranks: 2, device: "cuda" });
+  expect(configFrom("eval", { gpus: 4 } as object).config).toMatchObject({ ranks: 4, device: "cuda" });
+  expect(() => configFor("train", ["--gpus", "0"])).toThrow("--gpus 0: must be a whole number ≥ 1");
+  expect(() => configFor("train", ["--gpus", "2", "--ranks", "3"])).toThrow(
+    "--gpus 2 and --ranks 3: leave one of them out",
+  );
+  expect(() => configFor("train", ["--gpus", "2", "--device", "cpu"])).toThrow("leave one of them out");
+});
+
 describe("sources", () => {
   test("flags override the file, the file the preset, the preset the caller's and the schema's defaults", () => {
     const file = tomlFile("order.toml", 'preset = "deepseekmath"\nbeta = 0.5\nepsilon = 0.3\n');

@@ -91,8 +91,21 @@ describe("ranks that meet", () => {
     expect(await Promise.all(ends)).toHaveLength(4);
   });
 
-  test("exchange bytes, also those that come early or are many", async () => {
+  test.each([
+    ["sent", false],
+    ["read by neighbours", true],
+  ])("exchange bytes, %s, also those that come early or are many", async (_, asNeighbours) => {
     const met = await meet(3);
+    if (asNeighbours) await Promise.all(met.map(({ ranks }) => ranks.meetNeighbours()));
+    const kinds = new Set<string>();
+    for (const link of met.flatMap(({ joined }) => joined.links))
+      if (link) {
+        const { send } = link;
+        link.send = (kind, ...rest) => {
+          kinds.add(kind);
+          return send(kind, ...rest);
+        };
+      }
     const size = 2 ** 20;
     const bytes = (from: number, to: number) => new Uint8Array(size + from).fill(10 * from + to);
     const results = await Promise.all(
@@ -113,6 +126,23 @@ describe("ranks that meet", () => {
       [[1, 1], null, [21, 21]],
       [[2, 2], [12, 12], null],
     ]);
+    expect(kinds.has("data")).toBe(!asNeighbours);
+  });
+
+  test("of one machine refuse what a neighbour lends too much of", async () => {
+    const met = await meet(2);
+    await Promise.all(met.map(({ ranks }) => ranks.meetNeighbours()));
+    const bytes = (count: number) => [[new Uint8Array(count)], [new Uint8Array(count)]];
+    const errors = await Promise.all([
+      failureOf(met[0]!.ranks.exchange(bytes(8), bytes(8))),
+      failureOf(
+        met[1]!.ranks
+          .exchange(bytes(8), bytes(12))
+          .catch((error) => met[1]!.ranks.fail(error).then(() => Promise.reject(error))),
+      ),
+    ]);
+    expect(errors[1]!.message).toMatch(/it lent 8 bytes where 12 were expected/);
+    expect(errors[0]!.message).toMatch(/^rank 1 .*it lent 8 bytes where 12 were expected/);
   });
 
   test("agree to stop at the same gather, whichever is asked", async () => {

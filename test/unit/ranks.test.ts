@@ -161,34 +161,79 @@ describe("which rank has which elements", () => {
 });
 
 describe("cutShards", () => {
-  const group = (completions: number) => ({
+  const group = (lengths: readonly number[]) => ({
     promptIds: Int32Array.of(1),
-    completions: Array.from({ length: completions }, () => ({ completionIds: Int32Array.of(2) })),
+    completions: lengths.map((length) => ({ completionIds: new Int32Array(length) })),
   });
-  const sizes = (groups: readonly number[], shards: number) =>
-    cutShards(groups.map(group), shards).map((shard) => [
-      shard.firstCompletion,
-      ...shard.groups.map(({ completions }) => completions.length),
-    ]);
+  const equal = (count: number) => new Array<number>(count).fill(2);
+  const cut = (groups: readonly (readonly number[])[], shards: number) =>
+    cutShards(groups.map(group), shards).map(({ completions }) => completions);
 
   test("takes whole groups where there are enough", () => {
-    expect(sizes([4, 4, 4, 4], 2)).toEqual([
-      [0, 4, 4],
-      [8, 4, 4],
+    expect(cut([2, 2, 2, 2].map(equal), 2)).toEqual([
+      [0, 1, 4, 5],
+      [2, 3, 6, 7],
     ]);
-    expect(sizes([4, 4, 4], 2)).toEqual([
-      [0, 4],
-      [4, 4, 4],
+    expect(cut([2, 2, 2].map(equal), 2)).toEqual([
+      [0, 1, 4, 5],
+      [2, 3],
     ]);
   });
 
   test("splits groups where there are fewer than shards", () => {
-    expect(sizes([4, 4], 4)).toEqual([
-      [0, 2],
-      [2, 2],
-      [4, 2],
-      [6, 2],
+    expect(cut([4, 4].map(equal), 4)).toEqual([
+      [0, 1],
+      [4, 5],
+      [2, 3],
+      [6, 7],
     ]);
-    expect(sizes([1, 1], 4)).toEqual([[0], [0, 1], [1], [1, 1]]);
+    // Each of two ranks, which have two of the shards each, has something to do.
+    expect(cut([1, 1].map(equal), 4)).toEqual([[0], [], [1], []]);
+  });
+
+  test("deals groups out by their tokens, each once, in order within a shard", () => {
+    const lengths = [
+      [9, 9],
+      [1, 2],
+      [8, 8],
+      [5, 5],
+      [2, 2],
+      [6, 5],
+      [1, 1],
+      [30, 1],
+    ];
+    const groups = lengths.map(group);
+    const shards = cutShards(groups, 4);
+    expect(shards.flatMap(({ completions }) => completions).sort((a, b) => a - b)).toEqual(
+      Array.from({ length: 16 }, (_, i) => i),
+    );
+    const all = lengths.flat();
+    for (const { groups: own, completions } of shards) {
+      expect(completions).toEqual([...completions].sort((a, b) => a - b));
+      const taken = own.flatMap((each) => each.completions.map(({ completionIds }) => completionIds.length));
+      expect(taken).toEqual(completions.map((i) => all[i]!));
+    }
+    const tokens = (own: (typeof shards)[number]) =>
+      own.groups.reduce(
+        (sum, { promptIds, completions }) =>
+          sum + promptIds.length + completions.reduce((s, c) => s + c.completionIds.length, 0),
+        0,
+      );
+    // The group of 32 tokens is alone; the others have 71 in all.
+    expect(shards.map(tokens).sort((a, b) => a - b)).toEqual([23, 23, 25, 32]);
+  });
+
+  test("has every completion once for any number of shards", () => {
+    for (const shards of [1, 3, 8, 12, 16]) {
+      const found = cut(
+        [
+          [3, 1, 4],
+          [1, 5],
+          [9, 2, 6, 5],
+        ],
+        shards,
+      ).flat();
+      expect(found.sort((a, b) => a - b)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    }
   });
 });

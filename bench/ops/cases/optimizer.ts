@@ -395,8 +395,8 @@ function eightBitReal(N: number, K: number, dtype: ComputeDType) {
 }
 
 /** Decay alone moves a parameter without masters, to numbers between two of bfloat16, which its random numbers round. */
-function randomlyRounded(n: number, op: "adamw" | "adamw8bit") {
-  return opCase(op, { n, master: "none" }, (run: SuiteRun) => {
+function randomlyRounded(n: number, op: "adamw" | "adamw8bit", first = 0) {
+  return opCase(op, { n, master: "none", ...(first > 0 && { first }) }, (run: SuiteRun) => {
     const values = Array.from(
       { length: n },
       () => run.random.integer(2 ** 15) + (run.random.integer(2) ? 0x8000 : 0),
@@ -409,7 +409,7 @@ function randomlyRounded(n: number, op: "adamw" | "adamw8bit") {
       run.slot(name, dtype, [count], new Array(count).fill(0), { output: true });
     const g = zeros("g", "float32", n);
     const w = { name: "p", address: p.address, dtype: "bfloat16", shape: [n], elements: n } as const;
-    const rounding = { seed: 0xfedcba98, stream: 7, parameter: 5 };
+    const rounding = { seed: 0xfedcba98, stream: 7, parameter: 5, ...(first > 0 && { first }) };
     const hyper = {
       learningRate: 0.5,
       beta1: 0.9,
@@ -432,7 +432,8 @@ function randomlyRounded(n: number, op: "adamw" | "adamw8bit") {
     }
     const decay = Math.fround(1 - Math.fround(Math.fround(0.5) * Math.fround(0.01)));
     const want = values.map((value, i) => {
-      const words = philox([Math.floor(i / 8), 0, 3, 5], [0xfedcba98, 7]);
+      const block = first / 8 + Math.floor(i / 8);
+      const words = philox([block % 2 ** 32, Math.floor(block / 2 ** 32), 3, 5], [0xfedcba98, 7]);
       const noise = (words[Math.floor((i % 8) / 2)]! >>> (i % 2 ? 16 : 0)) & 0xffff;
       return bfloat16ToNumber((bitsOf(Math.fround(value * decay)) + noise) >>> 16);
     });
@@ -501,6 +502,8 @@ export const optimizerOps: OpTable<"adamw" | "adamw8bit" | "addMasters" | "sumSq
       still,
       halved,
       ...[1, 255, 1000].map((n) => randomlyRounded(n, "adamw")),
+      // A piece of a parameter, whose elements are counted on, beyond 2³² blocks too.
+      ...[2048, 2 ** 36 + 8].map((first) => randomlyRounded(300, "adamw", first)),
     ],
     real: ({ V: N, D: K }) =>
       computeDTypes.map((dtype) => {
@@ -521,6 +524,7 @@ export const optimizerOps: OpTable<"adamw" | "adamw8bit" | "addMasters" | "sumSq
       eightBit({ n: 300, start: "zero" }),
       eightBitPadded,
       ...[256, 1000].map((n) => randomlyRounded(n, "adamw8bit")),
+      ...[2048, 2 ** 36 + 256].map((first) => randomlyRounded(300, "adamw8bit", first)),
     ],
     real: ({ V: N, D: K }) =>
       computeDTypes.map((dtype) => timed("training", dtype, { N, K }, eightBitReal(N, K, dtype))),

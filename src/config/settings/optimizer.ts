@@ -1,6 +1,6 @@
 /** How much is done in one step, how many steps, and what AdamW does with a gradient. */
 import { scheduleNames } from "../schedules.ts";
-import { choice, number, object, toggleOrAuto, whole } from "./kinds.ts";
+import { choice, number, object, toggle, toggleOrAuto, whole } from "./kinds.ts";
 
 export const batchSettings = {
   per_device_train_batch_size: whole(1, 64)`
@@ -62,4 +62,7 @@ export const optimizerSettings = {
     embeddings and parameters of fewer than 4096 elements.`,
   master_dtype: choice(["float32", "bfloat16"], "float32")`
     The masters of bfloat16 weights. bfloat16: the weights themselves, rounded at random after each step.`,
+  offload_optimizer: toggle(false)`
+    On a GPU: keep masters and moments in the host's memory, and take them through the GPU's piece by piece at each step. The
+    same results.`,
 } as const;

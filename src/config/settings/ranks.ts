@@ -5,7 +5,7 @@ import { toggle, whole } from "./kinds.ts";
 export const rankSettings = {
   ranks: whole(1, null)`
     Start this many processes on this machine, which divide the work; the results do not depend on their number. null: one,
-    or as many as torchrun, mpirun or srun has started.`,
+    or as many as torchrun, mpirun or srun has started. --gpus N is short for --ranks N --device cuda.`,
 } as const;
 
 export const stepRankSettings = {

@@ -97,6 +97,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     parameterLayout: (dtype) => (storesBfloat16 && dtype === "bfloat16" ? "panels of pairs" : "panels"),
     decodeBucket: (sequences) => sequences,
     ...kernelSizes(library, threads),
+    staging: null,
     peers: null,
     prepare() {}, // each thread grows its own scratch
     ...openParameters(library.kernels),

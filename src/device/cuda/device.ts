@@ -25,6 +25,7 @@ import { openProducts } from "./products.ts";
 import { openRecordings } from "./recordings.ts";
 import type { CudaRuntime } from "./runtime.ts";
 import { largestSlots } from "./scratch.ts";
+import { openStaging } from "./staging.ts";
 import { openTensorMaps } from "./tensor-maps.ts";
 import { openTransfers } from "./transfers.ts";
 
@@ -190,6 +191,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
         for (const [slot, bytes] of largestSlots(sizes, facts.limits).entries()) memory.scratch(slot, bytes);
       },
       ...openParameters(gpu, memory, ops, transfers.upload),
+      staging: openStaging(gpu, memory),
       peers,
       record: recordings.record,
       async replay(key) {

@@ -1,9 +1,10 @@
 /**
- * An open GPU: its current primary context, the single stream that everything is queued on, events, and checked calls
- * of the driver. Memory is in memory.ts, kernels in kernels.ts.
+ * An open GPU: its current primary context, the stream that ops are queued on, events, and checked calls of the driver.
+ * Memory is in memory.ts, kernels in kernels.ts.
  *
- * A single stream runs uploads, launches, products and reads in call order, so ops need no synchronization. Copies
- * still overlap with work on the host, which is where loading a model spends its time.
+ * One stream runs uploads, launches, products and reads in call order, so ops need no synchronization. Copies
+ * still overlap with work on the host, which is where loading a model spends its time. Only optimizer states that are in
+ * host memory have streams of their own (staging.ts).
  */
 import {
   CU_EVENT_DEFAULT,
@@ -46,6 +47,8 @@ export interface Gpu extends GpuFacts {
   /** Calls the driver to release something, ignoring failures if the context is lost. */
   release(symbol: DriverSymbol, ...args: number[]): void;
   createEvent(): number;
+  /** One more stream, which others do not wait for. */
+  createStream(): number;
   /** GPU time in milliseconds of what `queue` puts into the stream; waits for it. */
   elapsed(queue: () => void): number;
   /** The same from now to the call of the returned function. One at a time. */
@@ -55,7 +58,7 @@ export interface Gpu extends GpuFacts {
   /** Whether the marked work is done. @throws NvidiaCallError if it failed */
   reached(event: number): boolean;
   waitFor(event: number): void;
-  /** Waits for all queued work. */
+  /** Waits for all queued work, of all streams. */
   synchronize(): void;
   /** Checks that no sequence of launches is being captured, during which `what` is not allowed. @throws Error */
   outsideCapture(what: string): void;
@@ -159,19 +162,26 @@ export function openGpu(driver: Driver, facts: GpuFacts): Gpu {
     return event;
   };
   let timing: readonly [start: number, end: number] | null = null;
+  const streams: number[] = [];
+  const newStream = (): number => {
+    call("cuStreamCreate", out.address, CU_STREAM_NON_BLOCKING);
+    const stream = out.u64();
+    streams.push(stream);
+    return stream;
+  };
   let stream = 0;
   const close = () => {
     for (const event of events) release("cuEventDestroy_v2", event);
-    if (stream !== 0) release("cuStreamDestroy_v2", stream);
+    for (const each of streams) release("cuStreamDestroy_v2", each);
     events.length = 0;
+    streams.length = 0;
     contexts.splice(contexts.lastIndexOf(context), 1);
     release("cuCtxSetCurrent", contexts.at(-1) ?? 0);
     release("cuDevicePrimaryCtxRelease_v2", device);
   };
   try {
     call("cuCtxSetCurrent", context);
-    call("cuStreamCreate", out.address, CU_STREAM_NON_BLOCKING);
-    stream = out.u64();
+    stream = newStream();
   } catch (error) {
     lost = true; // report this failure, not the cleanup's
     close();
@@ -190,6 +200,7 @@ export function openGpu(driver: Driver, facts: GpuFacts): Gpu {
     check,
     release,
     createEvent: () => newEvent(CU_EVENT_DISABLE_TIMING),
+    createStream: newStream,
     elapsed(queue) {
       const stop = gpu.startTimer();
       queue();
@@ -213,7 +224,9 @@ export function openGpu(driver: Driver, facts: GpuFacts): Gpu {
       return status === CUDA_SUCCESS;
     },
     waitFor: (event) => call("cuEventSynchronize", event),
-    synchronize: () => call("cuStreamSynchronize", stream),
+    synchronize() {
+      for (const each of streams) call("cuStreamSynchronize", each);
+    },
     outsideCapture(what) {
       if (gpu.capturing)
         throw new Error(`${what} within a recorded sequence: only launches and products can be recorded`);

@@ -1,6 +1,7 @@
 /**
  * Copies parameters to and from row-major host memory, such as a mapped file, through two pinned pieces: the host fills
- * or empties one while the GPU copies the other. Types are converted on the GPU.
+ * or empties one while the GPU copies the other. Types are converted on the GPU. What is in pinned memory itself, the state of
+ * an optimizer, is copied by the host.
  */
 import { bytesAt } from "../../../ffi/bindings/libc.ts";
 import { bytesPerElement, type DType } from "../../tensor/dtype.ts";
@@ -18,6 +19,18 @@ const SLOT = 1;
 export const parameterScratchBytes = PIECE_BYTES;
 
 export type Parameters = Pick<Device, "loadParameter" | "saveParameter" | "nf4Layout" | "loadCodes">;
+
+interface Range {
+  readonly address: number;
+  readonly bytes: number;
+}
+
+function copyOnHost(to: number, from: number, bytes: number): void {
+  for (let at = 0; at < bytes; at += PIECE_BYTES) {
+    const n = Math.min(PIECE_BYTES, bytes - at);
+    new Uint8Array(bytesAt(to + at, n)).set(new Uint8Array(bytesAt(from + at, n)));
+  }
+}
 
 export function openParameters(
   gpu: Gpu,
@@ -38,9 +51,21 @@ export function openParameters(
 
   const rowsOf = (w: Weight) => elementCount(w.shape.slice(1));
 
+  /** Where a parameter's rows are, if in pinned memory. @throws Error if they would have to be converted there */
+  const pinnedRows = (w: Weight, dtype: DType, from: number, count: number): Range | null => {
+    const row = rowsOf(w) * bytesPerElement(w.dtype);
+    const range = { address: w.address + from * row, bytes: count * row };
+    if (!memory.isPinned(range.address, range.bytes)) return null;
+    if (dtype !== w.dtype) throw new Error(`${w.name}: ${w.dtype} in host memory is not converted to ${dtype}`);
+    gpu.synchronize();
+    return range;
+  };
+
   return {
     loadParameter(w, address, dtype, from, count) {
       gpu.outsideCapture(`${w.name}: loading`);
+      const held = pinnedRows(w, dtype, from, count);
+      if (held) return copyOnHost(held.address, address, held.bytes);
       const [size, wSize, width] = [bytesPerElement(dtype), bytesPerElement(w.dtype), rowsOf(w)];
       for (const [part, at, n] of parts(count * width, dtype, w.dtype)) {
         const { memory: pinned, bytes, event } = piece(part);
@@ -55,6 +80,8 @@ export function openParameters(
     },
     saveParameter(address, dtype, w, from, count) {
       gpu.outsideCapture(`${w.name}: saving`);
+      const held = pinnedRows(w, dtype, from, count);
+      if (held) return copyOnHost(address, held.address, held.bytes);
       const [size, wSize, width] = [bytesPerElement(dtype), bytesPerElement(w.dtype), rowsOf(w)];
       const direct = memory.isPinned(address, count * width * size);
       let empty: (() => void) | null = null;

@@ -1,7 +1,9 @@
 /**
  * Copies between typed arrays and tensors on the GPU, always through pinned memory: an upload returns as soon as the
- * array has been copied there, and a read waits for the GPU without blocking the event loop.
+ * array has been copied there, and a read waits for the GPU without blocking the event loop. Tensors may be in pinned memory
+ * themselves; then work that is queued already comes first all the same.
  */
+import { bytesAt } from "../../../ffi/bindings/libc.ts";
 import { byteLength, type Tensor } from "../../tensor/tensor.ts";
 import type { Device, NumberArray } from "../device.ts";
 import { arrayOf, bytesFor, expectPacked } from "../host-arrays.ts";
@@ -53,6 +55,8 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
     else idle.set(size, [piece]);
   };
   const wait = openWaiter();
+  /** Marks the work before the last read of pinned memory. */
+  let settled: number | null = null;
   const fetch = (piece: PinnedPiece, address: number, bytes: number) => {
     gpu.call("cuMemcpyDtoHAsync_v2", piece.memory.address, address, bytes, gpu.stream);
     gpu.mark(piece.event);
@@ -63,6 +67,15 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
     expectPacked(source);
     const bytes = byteLength(source);
     if (bytes === 0) return async () => arrayOf(source, new ArrayBuffer(0));
+    if (memory.isPinned(source.address, bytes)) {
+      settled ??= gpu.createEvent();
+      const event = settled;
+      gpu.mark(event);
+      return async () => {
+        await wait(source.name, () => gpu.reached(event));
+        return arrayOf(source, bytesAt(source.address, bytes).slice(0));
+      };
+    }
     const piece = take(bytes);
     fetch(piece, source.address, bytes);
     return async () => {
@@ -77,6 +90,11 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
     upload(target, data) {
       gpu.outsideCapture(`${target.name}: an upload`);
       const source = bytesFor(target, data);
+      if (memory.isPinned(target.address, source.length)) {
+        gpu.synchronize();
+        new Uint8Array(bytesAt(target.address, source.length)).set(source);
+        return;
+      }
       for (let at = 0; at < source.length; at += PIECE_BYTES) {
         const part = source.subarray(at, at + PIECE_BYTES);
         const { piece, offset } = room(part.length);
@@ -89,6 +107,11 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
       gpu.outsideCapture(`${source.name}: a download`);
       expectPacked(source);
       const whole = new Uint8Array(byteLength(source));
+      if (memory.isPinned(source.address, whole.length)) {
+        gpu.synchronize();
+        whole.set(new Uint8Array(bytesAt(source.address, whole.length)));
+        return arrayOf(source, whole.buffer);
+      }
       for (let at = 0; at < whole.length; at += DOWNLOAD_BYTES) {
         const bytes = Math.min(DOWNLOAD_BYTES, whole.length - at);
         const piece = take(bytes);

@@ -5,6 +5,7 @@
 import { breathe } from "../../device/breathe.ts";
 import type { Model } from "../../model/model.ts";
 import type { OptimizerState } from "../../optim/adamw.ts";
+import { afterPieces, forEachPiece } from "../../optim/offload.ts";
 import type { GradientShards } from "../../session/gradient-shards.ts";
 import { rows, tensor } from "../../tensor/tensor.ts";
 
@@ -28,7 +29,8 @@ export async function mixReference(
   const targets = new Map(
     reference.weights.all.map(({ name, address, dtype, elements }) => [name, tensor(name, address, dtype, [elements])]),
   );
-  for (const { name, from, weight, master, gradient: scratch } of policy.parts) {
+  for (const part of policy.parts) {
+    const { name, from, weight, master, gradient: scratch } = part;
     const whole = targets.get(name);
     if (!whole) throw new Error(`the reference has no ${name}`);
     const target = rows(whole, from, weight.elements);
@@ -41,11 +43,14 @@ export async function mixReference(
       // α·(π + π_ref·(1 − α)/α): one buffer is enough
       ops.cast(scratch, target);
       ops.scale(scratch, (1 - alpha) / alpha);
-      ops.addMasters(scratch, weight, master);
+      forEachPiece(reference.device, policy.ring, part, { master: "in" }, (piece) =>
+        ops.addMasters(piece.gradient, piece.weight, piece.master),
+      );
       ops.scale(scratch, alpha);
       ops.cast(target, scratch);
     }
     await breathe();
   }
+  afterPieces(reference.device, policy.ring);
   if (shards?.division.zero) await shards.share(targets);
 }

@@ -12,7 +12,7 @@ const [UNIT, RESIDENT] = [4, 4];
 const UNIT_8BIT = 8;
 
 const scalars =
-  "n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 seed:u32 stream:u32 step:u32 parameter:u32";
+  "n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 seed:u32 stream:u32 step:u32 parameter:u32 first_element:i64";
 /** A float32 parameter, one with float32 masters, and one that is rounded at random. */
 const variants: readonly Defines[] = [
   { W_TYPE: "float", ROUNDED: 0 },
