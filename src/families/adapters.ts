@@ -5,7 +5,7 @@
 import { InputError } from "../errors.ts";
 import { adaptedName } from "./adapter-names.ts";
 import type { AdapterSettings, ModelConfig } from "./config.ts";
-import { type Linear, mapLayer, matrix, type ParameterSpec } from "./layer.ts";
+import { isExperts, type Linear, mapLayer, matrix, type ParameterSpec } from "./layer.ts";
 import { layersOf, ownHead } from "./parameters.ts";
 
 /** PEFT's word for every projection of the layers. */
@@ -85,11 +85,25 @@ export function checkAdapters(config: ModelConfig, settings: AdapterSettings, na
       throw new InputError(
         `${names.targets}: ${name} has no adapter here, since logprobs are computed with its weight; leave it out, or train a copy of it with ${names.saved}`,
       );
+    if (ofExperts(config, name))
+      throw new InputError(
+        `${names.targets}: ${JSON.stringify(name)} is a part of the layers' mixtures of experts, which have no adapters; leave it out: there are ${there}`,
+      );
     throw new InputError(`${names.targets}: no layer has ${JSON.stringify(name)}; there are ${there}`);
   }
   if (!paths.some(isFound))
     throw new InputError(`${names.targets}: ${JSON.stringify(targets)} names no projection; there are ${there}`);
   for (const name of saved) checkSaved(config, name, paths, names.saved);
+}
+
+/** Whether a name is one of the experts, of their matrices, or of the router. */
+function ofExperts(config: ModelConfig, name: string): boolean {
+  return layersOf(config).some(({ mlp }) => {
+    if (!isExperts(mlp)) return false;
+    const { router, gate, up, down } = mlp;
+    // A matrix may be named by its expert too, or by what has them all.
+    return [router, ...gate, ...up, ...down].some((spec) => `.${moduleOf(spec.name)}.`.includes(`.${name}.`));
+  });
 }
 
 function checkSaved(config: ModelConfig, name: string, linears: readonly string[], label: string): void {

@@ -10,6 +10,7 @@ import { openModel } from "../../bench/roofline/phases.ts";
 import { writeWeights } from "../../src/checkpoint/safetensors-write.ts";
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
 import type { Device } from "../../src/device/device.ts";
+import { checkAdapters } from "../../src/families/adapters.ts";
 import { parameterSpecs } from "../../src/families/parameters.ts";
 import { findRoutes } from "../../src/model/expert-load.ts";
 import { backward, forward } from "../../src/model/lm-head.ts";
@@ -279,6 +280,22 @@ async function writeLike(folder: string, tensors: Tensors): Promise<void> {
     })),
   );
 }
+
+test("experts and routers have no adapters: their names are refused as what they are", () => {
+  const { config } = openModelFolder(folderOf(golden));
+  const check = (target: string) => () =>
+    checkAdapters(
+      config,
+      { rank: 4, alpha: 8, rslora: false, targets: [target], saved: [] },
+      { targets: "lora_target_modules", saved: "modules_to_save" },
+    );
+  for (const name of ["experts", "mlp.experts", "experts.0", "experts.0.down_proj", "mlp.gate", "gate"])
+    expect(check(name)).toThrow(
+      `lora_target_modules: "${name}" is a part of the layers' mixtures of experts, which have no adapters; leave it out: there are q_proj`,
+    );
+  expect(check("exp")).toThrow('no layer has "exp"');
+  expect(check("q_proj")).not.toThrow();
+});
 
 describe("training", () => {
   let model: string;
