@@ -132,13 +132,16 @@ export interface SuiteRun extends Run {
   values(slot: Slot): ReadonlyMap<string, Float64Array>;
 }
 
+/** What a device's operands depend on. */
+export type OperandTypes = Pick<Device, "kind" | "gradientDType">;
+
 export interface OpCase<R extends Run = SuiteRun, Op extends OpName = OpName> {
   readonly op: Op;
   /** The case's name: everything that distinguishes it from other cases of its op. */
   readonly settings: Settings;
   readonly body: (run: R) => void;
-  /** The only kind of device that takes such operands, and why. */
-  readonly only?: { readonly kind: Device["kind"]; readonly reason: string };
+  /** The only devices that take such operands, and why. */
+  readonly only?: { readonly on: (device: OperandTypes) => boolean; readonly reason: string };
 }
 
 export function opCase<R extends Run, Op extends OpName>(
@@ -154,9 +157,10 @@ export function offsetBy(weight: WeightSlot, offset: number): WeightSlot {
   return offset === 0 ? weight : { ...weight, offset, at: (i) => offset + weight.at(i) };
 }
 
-/** A case of gradients of activations stored as bfloat16. */
+/** A case of gradients of activations stored as bfloat16, which a device does for all ops or for none. */
 export function bfloat16Gradients<R extends Run, Op extends OpName>(one: OpCase<R, Op>): OpCase<R, Op> {
-  return { ...one, only: { kind: "cuda", reason: "the CPU's gradients of activations are float32 (gradientDType)" } };
+  const on = ({ gradientDType }: OperandTypes) => gradientDType("bfloat16") === "bfloat16";
+  return { ...one, only: { on, reason: "elsewhere gradients of activations are float32 (gradientDType)" } };
 }
 
 /** The names of the true flags; false ones are omitted. */

@@ -22,7 +22,7 @@ export interface Shapes {
   readonly batches: readonly number[];
   /** A product of a larger model. */
   readonly large: { readonly M: number; readonly N: number; readonly K: number };
-  /** Gradients of activations have the model's type, as a GPU stores them (Device.gradientDType); else float32. */
+  /** Gradients of activations have the model's type (Device.gradientDType); else float32. */
   readonly modelGradients?: boolean;
 }
 

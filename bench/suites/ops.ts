@@ -22,7 +22,9 @@ const EMULATED_VOCABULARY = 4096;
 
 /** The op sizes for a device: those of the requested model under a load typical of such a device. */
 function shapesOn(device: Device, shape: string | null): Shapes {
-  if (device.kind === "cpu") return { ...modelShapes(modelNamed(shape ?? "SmolLM2-135M").config), ...processorLoad };
+  const modelGradients = device.gradientDType("bfloat16") === "bfloat16";
+  if (device.kind === "cpu")
+    return { ...modelShapes(modelNamed(shape ?? "SmolLM2-135M").config), ...processorLoad, modelGradients };
   const shapes = modelShapes(modelNamed(shape ?? "Qwen3-0.6B").config);
   if (!isEmulated(device as CudaDevice)) return { ...shapes, ...gpuLoad };
   return { ...shapes, V: Math.min(shapes.V, EMULATED_VOCABULARY), ...emulatedLoad };

@@ -29,29 +29,29 @@ const signatures = {
   rmsnorm_forward:
     "y:ptr rstd:ptr x:ptr weight:ptr T:i32 H:i32 D:i32 ldy:i32 ldx:i32 eps:f32 offset:f32 ydtype:i32 xdtype:i32 wdtype:i32",
   rmsnorm_backward:
-    "dx:ptr dweight:ptr dy:ptr x:ptr weight:ptr rstd:ptr dresidual:ptr T:i32 H:i32 D:i32 lddx:i32 lddy:i32 ldx:i32 offset:f32 xdtype:i32 wdtype:i32",
+    "dx:ptr dweight:ptr dy:ptr x:ptr weight:ptr rstd:ptr dresidual:ptr T:i32 H:i32 D:i32 lddx:i32 lddy:i32 ldx:i32 offset:f32 dxdtype:i32 dydtype:i32 xdtype:i32 wdtype:i32",
   rope_forward: "x:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 ldx:i32 dtype:i32",
-  rope_backward: "dx:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 lddx:i32",
+  rope_backward: "dx:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 lddx:i32 dtype:i32",
   heads_forward:
     "qkv:ptr rstd_q:ptr rstd_k:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Hkv:i32 Dh:i32 ldqkv:i32 ldraw:i32 eps:f32 offset:f32 dtype:i32 wdtype:i32",
   attention_forward:
     "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
   attention_backward:
-    "dq:ptr dk:ptr dv:ptr dout:ptr q:ptr k:ptr v:ptr out:ptr lse:ptr segments:ptr scratch:ptr scratch_rows:i32 S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldq:i32 ldo:i32 scale:f32 dtype:i32",
+    "dq:ptr dk:ptr dv:ptr dout:ptr q:ptr k:ptr v:ptr out:ptr lse:ptr segments:ptr scratch:ptr scratch_rows:i32 S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldq:i32 ldo:i32 scale:f32 dtype:i32 gdtype:i32",
   kv_store: "kpages:ptr vpages:ptr k:ptr v:ptr page:ptr offset:ptr T:i32 Hkv:i32 Dh:i32 ldkv:i32 dtype:i32",
   attention_decode:
     "out:ptr q:ptr kpages:ptr vpages:ptr page_table:ptr prompt_lengths:ptr completion_lengths:ptr B:i32 table_width:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
   glu_forward: "y:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
-  glu_backward: "dx:ptr dy:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
+  glu_backward: "dx:ptr dy:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32 gdtype:i32",
   route_forward: "weights:ptr experts:ptr probabilities:ptr logits:ptr T:i32 E:i32 K:i32 normalized:i32 given:i32",
   route_backward: "dlogits:ptr dweights:ptr weights:ptr experts:ptr probabilities:ptr T:i32 E:i32 K:i32 normalized:i32",
   balance_forward: "load:ptr probabilities:ptr row_weights:ptr T:i32 E:i32",
   balance_backward: "dlogits:ptr probabilities:ptr slopes:ptr row_weights:ptr T:i32 E:i32",
   dispatch: "offsets:ptr order:ptr places:ptr experts:ptr T:i32 E:i32 K:i32",
   gather_pairs: "y:ptr x:ptr order:ptr P:i32 K:i32 D:i32 dtype:i32",
-  scatter_pairs: "dx:ptr dy:ptr places:ptr T:i32 K:i32 D:i32",
+  scatter_pairs: "dx:ptr dy:ptr places:ptr T:i32 K:i32 D:i32 gdtype:i32",
   combine_forward: "x:ptr y:ptr places:ptr weights:ptr T:i32 K:i32 D:i32 dtype:i32",
-  combine_backward: "dy:ptr dweights:ptr dx:ptr y:ptr places:ptr weights:ptr T:i32 K:i32 D:i32 dtype:i32",
+  combine_backward: "dy:ptr dweights:ptr dx:ptr y:ptr places:ptr weights:ptr T:i32 K:i32 D:i32 dtype:i32 gdtype:i32",
   experts_forward:
     "y:ptr x:ptr w:ptr offsets:ptr E:i32 next:i64 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32",
   experts_backward_input:
@@ -61,7 +61,7 @@ const signatures = {
   log_softmax_forward:
     "logprob:ptr entropy:ptr lse:ptr logits:ptr entry_start:ptr targets:ptr rows:i32 vocabulary:i32 inverse_temperature:f32",
   log_softmax_backward:
-    "dlogits:ptr logits:ptr dlogprob:ptr dentropy:ptr entry_start:ptr targets:ptr lse:ptr entropy:ptr rows:i32 vocabulary:i32 inverse_temperature:f32",
+    "dlogits:ptr logits:ptr dlogprob:ptr dentropy:ptr entry_start:ptr targets:ptr lse:ptr entropy:ptr rows:i32 vocabulary:i32 inverse_temperature:f32 gdtype:i32",
   sample:
     "ids:ptr logprob:ptr sampling_logprob:ptr logits:ptr logit_row:ptr counters:ptr seen:ptr B:i32 vocabulary:i32 seed:u32 stream:u32 greedy:i32 inverse_temperature:f32 top_k:i32 top_p:f32 min_p:f32 repetition_penalty:f32",
   adamw:
@@ -74,11 +74,11 @@ const signatures = {
   scale: "x:ptr n:i64 factor:f32",
   add: "y:ptr x:ptr n:i64",
   softcap_forward: "x:ptr n:i64 cap:f32",
-  softcap_backward: "dx:ptr y:ptr n:i64 cap:f32",
+  softcap_backward: "dx:ptr y:ptr n:i64 cap:f32 gdtype:i32",
   fill: "x:ptr n:i64 value:f32",
   cast: "y:ptr x:ptr n:i64 ydtype:i32 xdtype:i32",
   gather_rows: "y:ptr x:ptr rows:ptr N:i32 D:i32",
-  scatter_rows: "dx:ptr dy:ptr rows:ptr N:i32 T:i32 D:i32",
+  scatter_rows: "dx:ptr dy:ptr rows:ptr N:i32 T:i32 D:i32 gdtype:i32",
 } as const;
 
 const scratchSizes = "V:i32 D:i32 F:i32 H:i32 Hkv:i32 Dh:i32 longest:i32 T:i32";

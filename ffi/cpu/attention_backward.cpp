@@ -236,12 +236,13 @@ INLINE void key_gradients(const Gradient<TX>& g, int64_t segment, int64_t index,
     }
 }
 
-void attention_backward(float* dq, float* dk, float* dv, const float* dout, const void* q, const void* k,
-                        const void* v, const void* out, const float* lse, const int32_t* segments, float*, int32_t,
-                        int32_t S, int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldq,
-                        int32_t ldo, float scale, int32_t dtype) {
+// Gradients are float32 here.
+void attention_backward(void* dq, void* dk, void* dv, const void* dout, const void* q, const void* k, const void* v,
+                        const void* out, const float* lse, const int32_t* segments, float*, int32_t, int32_t S,
+                        int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldq, int32_t ldo,
+                        float scale, int32_t dtype, int32_t) {
   WITH_DTYPE(dtype, TX, {
-    Gradient<TX> g{dq, dk, dv, dout, (const TX*)q, (const TX*)k, (const TX*)v, (const TX*)out, lse, segments, S, H, Hkv,
+    Gradient<TX> g{(float*)dq, (float*)dk, (float*)dv, (const float*)dout, (const TX*)q, (const TX*)k, (const TX*)v, (const TX*)out, lse, segments, S, H, Hkv,
                    H / Hkv, Dh, padded(Dh), window_tokens(window), ldq, ldo, scale, nullptr, nullptr};
     int64_t pairs = 0;
     int64_t query_blocks = 0;

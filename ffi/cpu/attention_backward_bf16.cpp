@@ -1,6 +1,6 @@
 // The gradient of attention over bfloat16 on a path that multiplies in bfloat16: attention.cpp's formulas, with all five products on
-// tiles. P, dS and dout, which are float32, are each multiplied as the sum of two bfloat16 (attention_bf16.cpp), dout of three for
-// dP, from which dS takes a difference. So the gradients are as exact as with float32 products.
+// tiles. P and dS, which are float32, are each multiplied as the sum of two bfloat16 (attention_bf16.cpp). So the gradients are as
+// exact as with float32 products, and rounded once, when all is added: those of a prompt wait in scratch for its completions.
 //
 // A task is one segment and one key-value head. The reduction of dk and dv runs over rows of queries, so P and dS are written as
 // pairs of rows, and q and dout are transposed once per block of queries: dkᵀ = qᵀ dS, dvᵀ = doutᵀ P.
@@ -8,25 +8,33 @@
 
 namespace KERNEL_PATH {
 
-// Floats per row of scratch.
-static int64_t attention_scratch_elements(int32_t Hkv, int32_t Dh) { return Hkv * 2 * value_width(Dh); }
+// Floats per row of scratch: a completion's share of the gradients of its prompt's keys and values, and their sum.
+static int64_t attention_scratch_elements(int32_t Hkv, int32_t Dh) { return 2 * Hkv * 2 * value_width(Dh); }
 
 // The arguments of attention_backward.
 struct TileGradient {
-  float *dq, *dk, *dv;
-  const float* dout;
-  const bf16 *q, *k, *v, *out;
+  bf16 *dq, *dk, *dv;
+  const bf16 *dout, *q, *k, *v, *out;
   const float* lse;
   const int32_t* segments;
   float* scratch;
-  int64_t H, Hkv, group, Dh;
+  int64_t S, H, Hkv, group, Dh;
   int64_t window;  // tokens that a token attends to, itself included
   int64_t ldq, ldo;
   float scale;
 
   int64_t depth() const { return whole_groups(Dh); }
   int64_t width() const { return value_width(Dh); }
-  int64_t share_floats() const { return attention_scratch_elements((int32_t)Hkv, (int32_t)Dh); }
+  // A head's keys and values in a row of scratch, one beside the other.
+  float* share(int64_t row, int64_t h) const {
+    return scratch + row * attention_scratch_elements((int32_t)Hkv, (int32_t)Dh) + h * 2 * width();
+  }
+  float* sum(int64_t row, int64_t h) const { return share(row, Hkv + h); }
+  // The segment after i attends to segment i, and so may others that follow.
+  bool shared(int64_t i) const {
+    const int32_t *segment = segments + 4 * i, *next = segment + 4;
+    return i + 1 < S && segment[3] == 0 && next[3] > 0 && next[2] == segment[0];
+  }
 };
 
 // Keys and values of a segment and its prefix for one head, in blocks of 64, and their gradients.
@@ -44,9 +52,9 @@ INLINE int64_t key_bytes(int64_t Dh) { return 2 * (2 * whole_groups(Dh) + value_
 struct TileQueries {
   int64_t count, most;
   bf16* q;          // (most, depth)
-  bf16* dout[3];    // the same: rounded, the remainder, and what that leaves
+  bf16* dout;       // the same
   bf16* q_t;        // (width, most)
-  bf16* dout_t[2];  // the same, of the first two
+  bf16* dout_t;     // the same
   bf16* p[2];       // [4][most / 2][16][2]: P, and the remainder
   bf16* ds[2];      // the same of dS
   float* dq;        // [pairs of panels][most][32]
@@ -55,7 +63,7 @@ struct TileQueries {
 };
 
 INLINE int64_t query_bytes(int64_t Dh) {
-  return 2 * (4 * whole_groups(Dh) + 3 * value_width(Dh) + 4 * KEYS) + 4 * (pairs_of(value_width(Dh) / PANEL) * COLUMNS + 2);
+  return 2 * (2 * whole_groups(Dh) + 2 * value_width(Dh) + 4 * KEYS) + 4 * (pairs_of(value_width(Dh) / PANEL) * COLUMNS + 2);
 }
 
 // Maximum bytes of a thread's scratch memory.
@@ -88,9 +96,9 @@ static TileQueries tile_queries(const TileGradient& g, int64_t rows) {
     return taken;
   };
   t.q = take(most * depth);
-  for (bf16*& part : t.dout) part = take(most * depth);
+  t.dout = take(most * depth);
   t.q_t = take(most * width);
-  for (bf16*& part : t.dout_t) part = take(most * width);
+  t.dout_t = take(most * width);
   for (bf16*& part : t.p) part = take(most * KEYS);
   for (bf16*& part : t.ds) part = take(most * KEYS);
   return t;
@@ -115,28 +123,23 @@ static void read_queries(const TileGradient& g, int64_t start, int64_t from, int
     const int64_t token = start + from + r / g.group, head = h * g.group + r % g.group;
     const bool there = r < t.count;
     const int64_t Dh = there ? g.Dh : 0;
-    const float* dout = g.dout + (there ? token * g.ldo + head * g.Dh : 0);
+    const int64_t at = there ? token * g.ldo + head * g.Dh : 0;
     V dot = zero();
     for (int64_t d = 0; d < depth; d += GROUP) {
       const Pairs query = whole_row(g.q + (there ? token * g.ldq + head * g.Dh : 0) + d, Dh - d);
-      V part[2];
-      for (int64_t i = 0; i < 2; i++) {
-        const int64_t n = smaller(W, Dh - d - i * W);
-        part[i] = n > 0 ? load_upto(dout + d + i * W, (int)n) : zero();
-        if (n > 0) dot = fma(part[i], load_upto(g.out + token * g.ldo + head * g.Dh + d + i * W, (int)n), dot);
-      }
+      const Pairs dout = whole_row(g.dout + at + d, Dh - d);
       memcpy(t.q + r * depth + d, &query, sizeof query);
-      for (bf16* target : t.dout) {
-        const Pairs rounded = rounded_halves(part[0], part[1]);
-        memcpy(target + r * depth + d, &rounded, sizeof rounded);
-        for (int64_t i = 0; i < 2; i++) part[i] = sub(part[i], load(target + r * depth + d + i * W));
+      memcpy(t.dout + r * depth + d, &dout, sizeof dout);
+      for (int64_t i = d; i < smaller(Dh, d + GROUP); i += W) {
+        const int n = (int)smaller(W, Dh - i);
+        dot = fma(load_upto(g.dout + at + i, n), load_upto(g.out + at + i, n), dot);
       }
     }
     t.dot[r] = sum_lanes(dot);
     t.lse[r] = there ? (float)((double)g.lse[token * g.H + head] * LOG2_E) : 0.0f;
   }
   transpose_rows(t.q_t, t.q, t.most, depth, g.width());
-  for (int64_t i = 0; i < 2; i++) transpose_rows(t.dout_t[i], t.dout[i], t.most, depth, g.width());
+  transpose_rows(t.dout_t, t.dout, t.most, depth, g.width());
   memset(t.dq, 0, pairs_of(g.width() / PANEL) * t.most * COLUMNS * 4);
 }
 
@@ -214,7 +217,6 @@ static void block_gradients(Tiles& tiles, const TileGradient& g, const TileKeys&
   const int64_t depth = g.depth(), width = g.width(), panels = ceil_div(keys, PANEL);
   const bf16 *key = k.keys + b * KEYS * depth, *value = k.values + b * KEYS * depth, *over = k.over_keys + b * KEYS * width;
   const auto nothing = [](int64_t) {};
-  const Part of_dout[3] = {{0, 0}, {t.dout[1] - t.dout[0], 0}, {t.dout[2] - t.dout[0], 0}};
   static constexpr Part of_ds[2] = {{0, 0}, {STRIP * KEYS, 0}};
   for (int64_t first = 0; first < t.most; first += STRIP) {
     const int64_t count = smaller(STRIP, t.most - first);
@@ -223,7 +225,7 @@ static void block_gradients(Tiles& tiles, const TileGradient& g, const TileKeys&
       float *s = scores[0] + i / 2 * STRIP * COLUMNS, *ds = scores[1] + i / 2 * STRIP * COLUMNS;
       multiply(tiles, count, beside, Block{t.q + first * depth, depth, GROUP, key + i * next, next, depth, nullptr, s}, nothing);
       multiply(tiles, count, beside,
-               Block{t.dout[0] + first * depth, depth, GROUP, value + i * next, next, depth, nullptr, ds, 3, of_dout}, nothing);
+               Block{t.dout + first * depth, depth, GROUP, value + i * next, next, depth, nullptr, ds}, nothing);
     }
     for (int64_t row = 0; row < count; row += 2) {
       const int64_t r = first + row;
@@ -238,13 +240,54 @@ static void block_gradients(Tiles& tiles, const TileGradient& g, const TileKeys&
     }
   }
   const Part of_keys[2] = {{0, 0}, {0, t.ds[1] - t.ds[0]}};
-  const Part of_values[3] = {{0, 0}, {0, t.p[1] - t.p[0]}, {t.dout_t[1] - t.dout_t[0], 0}};
+  const Part of_values[2] = {{0, 0}, {0, t.p[1] - t.p[0]}};
   add_transposed(tiles, k.dkeys + b * KEYS * width, t.q_t, t.ds[0], width, t.most, keys, 2, of_keys);
-  add_transposed(tiles, k.dvalues + b * KEYS * width, t.dout_t[0], t.p[0], width, t.most, keys, 3, of_values);
+  add_transposed(tiles, k.dvalues + b * KEYS * width, t.dout_t, t.p[0], width, t.most, keys, 2, of_values);
 }
 
-// One segment and one key-value head: dq, dk and dv of its own tokens =, and its prefix's share to the rows of scratch from `share` on.
-static void segment_gradients(const TileGradient& g, const int32_t* segment, int64_t h, int64_t share) {
+// Where a segment's part of the gradients of a prompt goes: rows of scratch from `share` on are its own, from `sum` on those of
+// the prompt.
+struct ScratchPlace {
+  int64_t share, sum, used;  // rows that are used up to this segment
+};
+
+// `first`: the first segment of those that use scratch at the same time. A prompt's completions follow it.
+static ScratchPlace scratch_place(const TileGradient& g, int64_t first, int64_t index) {
+  ScratchPlace place{0, 0, 0};
+  int64_t next = 0;
+  for (int64_t i = first; i <= index; i++) {
+    const int64_t length = g.segments[4 * i + 1], prefix_length = g.segments[4 * i + 3];
+    if (prefix_length == 0) {
+      place.share = place.sum = next = place.used;
+      if (g.shared(i)) place.used += length;
+    } else {
+      place.share = next;
+      next += prefix_length;
+      place.used = larger(place.used, next);
+    }
+  }
+  return place;
+}
+
+// Gradients of keys [from, to) of one head as rows of Dh elements, `ld` apart, from [blocks][2][width][32], where they are columns.
+template <class T>
+static void write_keys(T* target, int64_t ld, const float* transposed, int64_t from, int64_t to, int64_t Dh, int64_t width) {
+  for (int64_t key = from; key < to;) {
+    const int64_t first = key / PANEL * PANEL, end = smaller(to, first + PANEL);
+    const float* column = transposed + key / COLUMNS * width * COLUMNS + first % COLUMNS;
+    for (int64_t d = 0; d < Dh; d += PANEL) {
+      Pairs v[PANEL];
+      for (int64_t i = 0; i < PANEL; i++) memcpy(&v[i], column + (d + i) * COLUMNS, sizeof v[i]);
+      transpose_pairs(v);
+      for (int64_t i = key; i < end; i++) store_upto(target + (i - from) * ld + d, (V)v[i - first], (int)smaller(PANEL, Dh - d));
+    }
+    key = end;
+  }
+}
+
+// One segment and one key-value head: dq, dk and dv of its own tokens =, and what it adds to a prompt in scratch.
+static void segment_gradients(const TileGradient& g, int64_t index, int64_t h, const ScratchPlace& place) {
+  const int32_t* segment = g.segments + 4 * index;
   const int64_t start = segment[0], length = segment[1], prefix_start = segment[2], prefix_length = segment[3];
   const int64_t Dh = g.Dh, depth = g.depth(), width = g.width(), prefix_blocks = ceil_div(prefix_length, KEYS);
   const TileKeys k = tile_keys(g, prefix_blocks + ceil_div(length, KEYS));
@@ -279,71 +322,71 @@ static void segment_gradients(const TileGradient& g, const int32_t* segment, int
                       outside(keys, own_before - j));
     }
     for (int64_t r = 0; r < t.count; r++) {
-      float* dq = g.dq + (start + from + r / g.group) * g.ldq + (h * g.group + r % g.group) * Dh;
+      bf16* dq = g.dq + (start + from + r / g.group) * g.ldq + (h * g.group + r % g.group) * Dh;
       for (int64_t d = 0; d < Dh; d += W)
         store_upto(dq + d, load(t.dq + (d / COLUMNS * t.most + r) * COLUMNS + d % COLUMNS), (int)smaller(W, Dh - d));
     }
   }
-  const auto copy = [&](float* to, const float* from, int64_t key, int64_t elements) {
-    const float* column = from + key / COLUMNS * width * COLUMNS + key % COLUMNS;
-    for (int64_t d = 0; d < elements; d++) to[d] = column[d * COLUMNS];
+  const int64_t row = attention_scratch_elements((int32_t)g.Hkv, (int32_t)Dh), own = prefix_blocks * KEYS;
+  const auto write = [&](auto* keys, auto* values, int64_t ld, int64_t from, int64_t to) {
+    write_keys(keys, ld, k.dkeys, from, to, Dh, width);
+    write_keys(values, ld, k.dvalues, from, to, Dh, width);
   };
-  for (int64_t j = 0; j < length; j++) {
-    const int64_t target = (start + j) * g.ldq + h * Dh;
-    copy(g.dk + target, k.dkeys, prefix_blocks * KEYS + j, Dh);
-    copy(g.dv + target, k.dvalues, prefix_blocks * KEYS + j, Dh);
-  }
-  for (int64_t j = 0; j < prefix_length; j++) {
-    float* target = g.scratch + (share + j) * g.share_floats() + h * 2 * width;
-    copy(target, k.dkeys, j, width);
-    copy(target + width, k.dvalues, j, width);
-  }
+  if (g.shared(index)) write(g.sum(place.sum, h), g.sum(place.sum, h) + width, row, own, own + length);
+  else write(g.dk + start * g.ldq + h * Dh, g.dv + start * g.ldq + h * Dh, g.ldq, own, own + length);
+  if (prefix_length > 0) write(g.share(place.share, h), g.share(place.share, h) + width, row, 0, prefix_length);
 }
 
-// dk and dv += the shares of segments first … last − 1 in scratch, in that order; for one key-value head and KEYS rows of
-// a prefix, from row `from` on.
-static void add_shares(const TileGradient& g, int64_t first, int64_t last, int64_t h, int64_t from) {
-  const int64_t width = g.width();
-  int64_t offset = 0;
-  for (int64_t i = first; i < last; i++) {
-    const int64_t prefix_start = g.segments[4 * i + 2], prefix_length = g.segments[4 * i + 3];
-    for (int64_t j = from; j < smaller(prefix_length, from + KEYS); j++) {
-      const float* share = g.scratch + (offset + j) * g.share_floats() + h * 2 * width;
-      float* key = g.dk + (prefix_start + j) * g.ldq + h * g.Dh;
-      float* value = g.dv + (prefix_start + j) * g.ldq + h * g.Dh;
-      for (int64_t d = 0; d < g.Dh; d++) {
-        key[d] += share[d];
-        value[d] += share[width + d];
-      }
+// Adds the shares of completions to their prompt's sum, in their order, for one head; segments first … last − 1 are in scratch, of
+// them `index` is the prompt or, if it was there before, the first completion. When all are added, dk and dv = the sum.
+static void add_shares(const TileGradient& g, int64_t first, int64_t last, int64_t index, int64_t h) {
+  const int32_t* segment = g.segments + 4 * index;
+  const bool prompt = segment[3] == 0;
+  if (prompt ? !g.shared(index) : index > first) return;
+  const int64_t start = prompt ? segment[0] : segment[2], length = prompt ? segment[1] : segment[3];
+  const ScratchPlace place = scratch_place(g, first, index);
+  int64_t share = place.share, i = index + (prompt ? 1 : 0);
+  const auto belongs = [&](int64_t other) { return other < g.S && g.segments[4 * other + 3] > 0 && g.segments[4 * other + 2] == start; };
+  for (; i < last && belongs(i); i++, share += length)
+    for (int64_t j = 0; j < length; j++) {
+      float* sum = g.sum(place.sum + j, h);
+      const float* added = g.share(share + j, h);
+      for (int64_t d = 0; d < 2 * g.width(); d += W) store(sum + d, add(load(sum + d), load(added + d)));
     }
-    offset += prefix_length;
+  if (i == last && belongs(i)) return;
+  for (int64_t j = 0; j < length; j++) {
+    const float* sum = g.sum(place.sum + j, h);
+    const int64_t target = (start + j) * g.ldq + h * g.Dh;
+    for (int64_t d = 0; d < g.Dh; d += W) {
+      const int n = (int)smaller(W, g.Dh - d);
+      store_upto(g.dk + target + d, load(sum + d), n);
+      store_upto(g.dv + target + d, load(sum + g.width() + d), n);
+    }
   }
 }
 
-static void attention_backward(float* dq, float* dk, float* dv, const float* dout, const void* q, const void* k, const void* v,
+static void attention_backward(void* dq, void* dk, void* dv, const void* dout, const void* q, const void* k, const void* v,
                                const void* out, const float* lse, const int32_t* segments, float* scratch,
                                int32_t scratch_rows, int32_t S, int32_t T, int32_t H, int32_t Hkv, int32_t Dh,
-                               int32_t window, int32_t ldq, int32_t ldo, float scale, int32_t dtype) {
-  if (dtype != BFLOAT16)
+                               int32_t window, int32_t ldq, int32_t ldo, float scale, int32_t dtype, int32_t gdtype) {
+  if (dtype != BFLOAT16 || gdtype != BFLOAT16)
     return BASE_PATH::attention_backward(dq, dk, dv, dout, q, k, v, out, lse, segments, scratch, scratch_rows, S, T, H, Hkv,
-                                         Dh, window, ldq, ldo, scale, dtype);
-  const TileGradient g{dq,       dk,      dv, dout, (const bf16*)q, (const bf16*)k, (const bf16*)v, (const bf16*)out, lse,
-                       segments, scratch, H,  Hkv,  H / Hkv,        Dh,             window_tokens(window), ldq, ldo, scale};
+                                         Dh, window, ldq, ldo, scale, dtype, gdtype);
+  const TileGradient g{(bf16*)dq, (bf16*)dk, (bf16*)dv, (const bf16*)dout, (const bf16*)q, (const bf16*)k, (const bf16*)v,
+                       (const bf16*)out, lse, segments, scratch, S, H, Hkv, H / Hkv, Dh, window_tokens(window), ldq, ldo, scale};
   // In waves of as many segments as fit in scratch.
   for (int64_t first = 0, last; first < S; first = last) {
-    int64_t used = 0, longest = 0;  // rows of scratch, of a prefix
-    for (last = first; last < S && (last == first || used + segments[4 * last + 3] <= scratch_rows); last++) {
-      used += segments[4 * last + 3];
-      longest = larger(longest, segments[4 * last + 3]);
-    }
+    for (last = first + 1; last < S && scratch_place(g, first, last).used <= scratch_rows;) last++;
     parallel((last - first) * Hkv, [&](int64_t task) {
       const int64_t index = first + task / Hkv;
-      int64_t share = 0;
-      for (int64_t i = first; i < index; i++) share += segments[4 * i + 3];
-      segment_gradients(g, segments + 4 * index, task % Hkv, share);
+      segment_gradients(g, index, task % Hkv, scratch_place(g, first, index));
     });
-    parallel(Hkv * ceil_div(longest, KEYS),
-             [&](int64_t task) { add_shares(g, first, last, task % Hkv, task / Hkv * KEYS); });
+    parallel((last - first) * Hkv, [&](int64_t task) { add_shares(g, first, last, first + task / Hkv, task % Hkv); });
+    // The sum that goes on moves to where the next wave expects it.
+    if (last == S || segments[4 * last + 3] == 0) continue;
+    const int64_t from = scratch_place(g, first, last - 1).sum;
+    for (int64_t j = 0; from > 0 && j < segments[4 * last + 3]; j++)
+      memcpy(g.sum(j, 0), g.sum(from + j, 0), Hkv * 2 * g.width() * sizeof(float));
   }
 }
 

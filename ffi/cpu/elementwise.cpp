@@ -46,8 +46,8 @@ void sum_squares(double* sum, const float* x, int64_t n) {
 }
 
 // x = f(i, k) for the k elements from i.
-template <class F>
-INLINE void each(float* x, int64_t n, const F& f) {
+template <class T, class F>
+INLINE void each(T* x, int64_t n, const F& f) {
   blocks(n, [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; i += W) {
       int k = (int)smaller(W, to - i);
@@ -80,11 +80,13 @@ void softcap_forward(float* x, int64_t n, float cap) {
   each(x, n, [&](int64_t i, int k) { return mul(tanh_of(mul(load_upto(x + i, k), inverse)), set1(cap)); });
 }
 
-void softcap_backward(float* dx, const float* y, int64_t n, float cap) {
+void softcap_backward(void* dx, const float* y, int64_t n, float cap, int32_t gdtype) {
   const V inverse = set1(1.0f / cap);
-  each(dx, n, [&](int64_t i, int k) {
-    const V t = mul(load_upto(y + i, k), inverse);
-    return mul(load_upto(dx + i, k), sub(set1(1.0f), mul(t, t)));
+  WITH_DTYPE(gdtype, TG, {
+    each((TG*)dx, n, [&](int64_t i, int k) {
+      const V t = mul(load_upto(y + i, k), inverse);
+      return mul(load_upto((const TG*)dx + i, k), sub(set1(1.0f), mul(t, t)));
+    });
   });
 }
 
@@ -124,11 +126,16 @@ void gather_rows(float* y, const float* x, const int32_t* rows, int32_t N, int32
   });
 }
 
-void scatter_rows(float* dx, const float* dy, const int32_t* rows, int32_t N, int32_t T, int32_t D) {
+void scatter_rows(float* dx, const void* dy, const int32_t* rows, int32_t N, int32_t T, int32_t D, int32_t gdtype) {
   fill(dx, (int64_t)T * D, 0.0f);
-  parallel(ceil_div(N, 16), [&](int64_t block) {
-    for (int64_t i = block * 16; i < smaller(N, block * 16 + 16); i++)
-      memcpy(dx + rows[i] * (int64_t)D, dy + i * D, sizeof(float) * D);
+  WITH_DTYPE(gdtype, TG, {
+    parallel(ceil_div(N, 16), [&](int64_t block) {
+      for (int64_t i = block * 16; i < smaller(N, block * 16 + 16); i++)
+        for (int64_t d = 0; d < D; d += W) {
+          const int n = (int)smaller(W, D - d);
+          store_upto(dx + rows[i] * (int64_t)D + d, load_upto((const TG*)dy + i * D + d, n), n);
+        }
+    });
   });
 }
 

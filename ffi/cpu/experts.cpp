@@ -116,16 +116,16 @@ void gather_pairs(void* y, const void* x, const int32_t* order, int32_t P, int32
   });
 }
 
-void scatter_pairs(float* dx, const float* dy, const int32_t* places, int32_t T, int32_t K, int32_t D) {
-  parallel(ceil_div(T, 8), [&](int64_t block) {
+void scatter_pairs(void* dx, const void* dy, const int32_t* places, int32_t T, int32_t K, int32_t D, int32_t gdtype) {
+  WITH_DTYPE(gdtype, TG, parallel(ceil_div(T, 8), [&](int64_t block) {
     for (int64_t t = block * 8; t < smaller(T, block * 8 + 8); t++)
       for (int64_t d = 0; d < D; d += W) {
         const int n = (int)smaller(W, D - d);
         V sum = zero();
-        for (int64_t k = 0; k < K; k++) sum = add(sum, load_upto(dy + (int64_t)places[t * K + k] * D + d, n));
-        store_upto(dx + t * D + d, sum, n);
+        for (int64_t k = 0; k < K; k++) sum = add(sum, load_upto((const TG*)dy + (int64_t)places[t * K + k] * D + d, n));
+        store_upto((TG*)dx + t * D + d, sum, n);
       }
-  });
+  }););
 }
 
 void combine_forward(float* x, const void* y, const int32_t* places, const float* weights, int32_t T, int32_t K,
@@ -144,9 +144,9 @@ void combine_forward(float* x, const void* y, const int32_t* places, const float
   });
 }
 
-void combine_backward(float* dy, float* dweights, const float* dx, const void* y, const int32_t* places,
-                      const float* weights, int32_t T, int32_t K, int32_t D, int32_t dtype) {
-  WITH_DTYPE(dtype, TY, {
+void combine_backward(void* dy, float* dweights, const float* dx, const void* y, const int32_t* places,
+                      const float* weights, int32_t T, int32_t K, int32_t D, int32_t dtype, int32_t gdtype) {
+  WITH_DTYPE(dtype, TY, WITH_DTYPE(gdtype, TG, {
     parallel(ceil_div(T, 8), [&](int64_t block) {
       for (int64_t i = block * 8 * K; i < smaller(T, block * 8 + 8) * (int64_t)K; i++) {
         const int64_t t = i / K, place = places[i];
@@ -156,12 +156,12 @@ void combine_backward(float* dy, float* dweights, const float* dx, const void* y
           const int n = (int)smaller(W, D - d);
           const V grad = load_upto(dx + t * D + d, n);
           dot = fma(grad, load_upto((const TY*)y + place * D + d, n), dot);
-          store_upto(dy + place * D + d, mul(grad, weight), n);
+          store_upto((TG*)dy + place * D + d, mul(grad, weight), n);
         }
         dweights[i] = sum_lanes(dot);
       }
     });
-  });
+  }));
 }
 
 }  // namespace KERNEL_PATH

@@ -55,11 +55,11 @@ void glu_forward(void* y, const void* x, int32_t T, int32_t F, int32_t gelu, int
   });
 }
 
-template <bool GELU, class TX>
-static void backward(float* dx, const float* dy, const TX* x, int64_t T, int64_t F) {
+template <bool GELU, class TX, class TG>
+static void backward(TG* dx, const TG* dy, const TX* x, int64_t T, int64_t F) {
   for_vectors(T, F, [=](int64_t t, int64_t f, int n) __attribute__((always_inline)) {
     const TX* gate = x + t * 2 * F + f;
-    float* out = dx + t * 2 * F + f;
+    TG* out = dx + t * 2 * F + f;
     V derivative;
     const V grad = load_upto(dy + t * F + f, n), u = load_upto(gate + F, n);
     const V act = activation<GELU>(load_upto(gate, n), &derivative);
@@ -68,11 +68,12 @@ static void backward(float* dx, const float* dy, const TX* x, int64_t T, int64_t
   });
 }
 
-void glu_backward(float* dx, const float* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype) {
-  WITH_DTYPE(dtype, TX, {
-    if (gelu) backward<true>(dx, dy, (const TX*)x, T, F);
-    else backward<false>(dx, dy, (const TX*)x, T, F);
-  });
+void glu_backward(void* dx, const void* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype,
+                  int32_t gdtype) {
+  WITH_DTYPE(dtype, TX, WITH_DTYPE(gdtype, TG, {
+    if (gelu) backward<true>((TG*)dx, (const TG*)dy, (const TX*)x, T, F);
+    else backward<false>((TG*)dx, (const TG*)dy, (const TX*)x, T, F);
+  }));
 }
 
 }  // namespace KERNEL_PATH

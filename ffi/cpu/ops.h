@@ -55,18 +55,18 @@ struct AdapterTerm {
       int32_t ldx, float eps, float offset, int32_t ydtype, int32_t xdtype, int32_t wdtype),                           \
      (y, rstd, x, weight, T, H, D, ldy, ldx, eps, offset, ydtype, xdtype, wdtype))                                     \
   OP(rmsnorm_backward,                                                                                                 \
-     (float* dx, float* dweight, const float* dy, const void* x, const void* weight, const float* rstd,                \
+     (void* dx, float* dweight, const void* dy, const void* x, const void* weight, const float* rstd,                  \
       const float* dresidual, int32_t T, int32_t H, int32_t D, int32_t lddx, int32_t lddy, int32_t ldx, float offset,  \
-      int32_t xdtype, int32_t wdtype),                                                                                 \
-     (dx, dweight, dy, x, weight, rstd, dresidual, T, H, D, lddx, lddy, ldx, offset, xdtype, wdtype))                  \
+      int32_t dxdtype, int32_t dydtype, int32_t xdtype, int32_t wdtype),                                               \
+     (dx, dweight, dy, x, weight, rstd, dresidual, T, H, D, lddx, lddy, ldx, offset, dxdtype, dydtype, xdtype, wdtype))\
   OP(rope_forward,                                                                                                     \
      (void* x, const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Dh,         \
       int32_t ldx, int32_t dtype),                                                                                     \
      (x, positions, cos, sin, T, H, Dh, ldx, dtype))                                                                   \
   OP(rope_backward,                                                                                                    \
-     (float* dx, const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Dh,       \
-      int32_t lddx),                                                                                                   \
-     (dx, positions, cos, sin, T, H, Dh, lddx))                                                                        \
+     (void* dx, const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Dh,        \
+      int32_t lddx, int32_t dtype),                                                                                    \
+     (dx, positions, cos, sin, T, H, Dh, lddx, dtype))                                                                 \
   OP(heads_forward,                                                                                                    \
      (void* qkv, float* rstd_q, float* rstd_k, const void* raw, const void* weight_q, const void* weight_k,            \
       const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Hkv, int32_t Dh,     \
@@ -79,12 +79,12 @@ struct AdapterTerm {
       int32_t dtype),                                                                                                  \
      (out, lse, q, k, v, segments, S, T, H, Hkv, Dh, window, ldo, ldq, scale, dtype))                                  \
   OP(attention_backward,                                                                                               \
-     (float* dq, float* dk, float* dv, const float* dout, const void* q, const void* k, const void* v,                 \
+     (void* dq, void* dk, void* dv, const void* dout, const void* q, const void* k, const void* v,                     \
       const void* out, const float* lse, const int32_t* segments, float* scratch, int32_t scratch_rows, int32_t S,     \
       int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldq, int32_t ldo, float scale,            \
-      int32_t dtype),                                                                                                  \
+      int32_t dtype, int32_t gdtype),                                                                                  \
      (dq, dk, dv, dout, q, k, v, out, lse, segments, scratch, scratch_rows, S, T, H, Hkv, Dh, window, ldq, ldo, scale, \
-      dtype))                                                                                                          \
+      dtype, gdtype))                                                                                                  \
   OP(kv_store,                                                                                                         \
      (void* kpages, void* vpages, const void* k, const void* v, const int32_t* page, const int32_t* offset,            \
       int32_t T, int32_t Hkv, int32_t Dh, int32_t ldkv, int32_t dtype),                                                \
@@ -97,8 +97,9 @@ struct AdapterTerm {
       ldq, scale, dtype))                                                                                              \
   OP(glu_forward, (void* y, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype),                         \
      (y, x, T, F, gelu, dtype))                                                                                        \
-  OP(glu_backward, (float* dx, const float* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype),     \
-     (dx, dy, x, T, F, gelu, dtype))                                                                                   \
+  OP(glu_backward,                                                                                                     \
+     (void* dx, const void* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype, int32_t gdtype),     \
+     (dx, dy, x, T, F, gelu, dtype, gdtype))                                                                           \
   OP(route_forward,                                                                                                    \
      (float* weights, int32_t* experts, float* probabilities, const float* logits, int32_t T, int32_t E, int32_t K,    \
       int32_t normalized, int32_t given),                                                                              \
@@ -119,16 +120,17 @@ struct AdapterTerm {
   OP(gather_pairs,                                                                                                     \
      (void* y, const void* x, const int32_t* order, int32_t P, int32_t K, int32_t D, int32_t dtype),                   \
      (y, x, order, P, K, D, dtype))                                                                                    \
-  OP(scatter_pairs, (float* dx, const float* dy, const int32_t* places, int32_t T, int32_t K, int32_t D),              \
-     (dx, dy, places, T, K, D))                                                                                        \
+  OP(scatter_pairs,                                                                                                    \
+     (void* dx, const void* dy, const int32_t* places, int32_t T, int32_t K, int32_t D, int32_t gdtype),               \
+     (dx, dy, places, T, K, D, gdtype))                                                                                \
   OP(combine_forward,                                                                                                  \
      (float* x, const void* y, const int32_t* places, const float* weights, int32_t T, int32_t K, int32_t D,           \
       int32_t dtype),                                                                                                  \
      (x, y, places, weights, T, K, D, dtype))                                                                          \
   OP(combine_backward,                                                                                                 \
-     (float* dy, float* dweights, const float* dx, const void* y, const int32_t* places, const float* weights,         \
-      int32_t T, int32_t K, int32_t D, int32_t dtype),                                                                 \
-     (dy, dweights, dx, y, places, weights, T, K, D, dtype))                                                           \
+     (void* dy, float* dweights, const float* dx, const void* y, const int32_t* places, const float* weights,          \
+      int32_t T, int32_t K, int32_t D, int32_t dtype, int32_t gdtype),                                                 \
+     (dy, dweights, dx, y, places, weights, T, K, D, dtype, gdtype))                                                   \
   OP(experts_forward,                                                                                                  \
      (void* y, const void* x, const void* w, const int32_t* offsets, int32_t E, int64_t next, int32_t N, int32_t K,    \
       int32_t ldy, int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype),                                       \
@@ -146,10 +148,11 @@ struct AdapterTerm {
       const int32_t* targets, int32_t rows, int32_t vocabulary, float inverse_temperature),                            \
      (logprob, entropy, lse, logits, entry_start, targets, rows, vocabulary, inverse_temperature))                     \
   OP(log_softmax_backward,                                                                                             \
-     (float* dlogits, const float* logits, const float* dlogprob, const float* dentropy, const int32_t* entry_start,   \
+     (void* dlogits, const float* logits, const float* dlogprob, const float* dentropy, const int32_t* entry_start,    \
       const int32_t* targets, const float* lse, const float* entropy, int32_t rows, int32_t vocabulary,                \
-      float inverse_temperature),                                                                                      \
-     (dlogits, logits, dlogprob, dentropy, entry_start, targets, lse, entropy, rows, vocabulary, inverse_temperature)) \
+      float inverse_temperature, int32_t gdtype),                                                                      \
+     (dlogits, logits, dlogprob, dentropy, entry_start, targets, lse, entropy, rows, vocabulary, inverse_temperature,  \
+      gdtype))                                                                                                         \
   OP(sample,                                                                                                           \
      (int32_t* ids, float* logprob, float* sampling_logprob, const float* logits, const int32_t* logit_row,            \
       const int32_t* counters, uint32_t* seen, int32_t B, int32_t vocabulary, uint32_t seed, uint32_t stream,          \
@@ -176,12 +179,13 @@ struct AdapterTerm {
   OP(scale, (float* x, int64_t n, float factor), (x, n, factor))                                                       \
   OP(add, (float* y, const float* x, int64_t n), (y, x, n))                                                            \
   OP(softcap_forward, (float* x, int64_t n, float cap), (x, n, cap))                                                   \
-  OP(softcap_backward, (float* dx, const float* y, int64_t n, float cap), (dx, y, n, cap))                             \
+  OP(softcap_backward, (void* dx, const float* y, int64_t n, float cap, int32_t gdtype), (dx, y, n, cap, gdtype))      \
   OP(fill, (float* x, int64_t n, float value), (x, n, value))                                                          \
   OP(cast, (void* y, const void* x, int64_t n, int32_t ydtype, int32_t xdtype), (y, x, n, ydtype, xdtype))             \
   OP(gather_rows, (float* y, const float* x, const int32_t* rows, int32_t N, int32_t D), (y, x, rows, N, D))           \
-  OP(scatter_rows, (float* dx, const float* dy, const int32_t* rows, int32_t N, int32_t T, int32_t D),                 \
-     (dx, dy, rows, N, T, D))
+  OP(scatter_rows,                                                                                                     \
+     (float* dx, const void* dy, const int32_t* rows, int32_t N, int32_t T, int32_t D, int32_t gdtype),                \
+     (dx, dy, rows, N, T, D, gdtype))
 
 // What a caller must know in advance: elements that the kernels' layouts take, and upper bounds of the bytes of scratch
 // memory over all kernels of a model, of each thread and of one thread for all. `longest`: tokens of a sequence, T: of a batch.

@@ -1,4 +1,5 @@
-// A path that multiplies in bfloat16: the kernels of BASE_PATH, with its own products for bfloat16 operands.
+// A path that multiplies in bfloat16: the kernels of BASE_PATH, with its own products for bfloat16 operands. What rounds
+// to bfloat16 for the most part is compiled anew, with the instruction for that.
 // The build compiles this file once for vdpbf16ps and once for AMX (-DAMX_TILES), with -DKERNEL_PATH and -DBASE_PATH.
 #include "ops.h"
 
@@ -13,8 +14,11 @@ extern const Kernels kernels;
 #undef SIZE_DECLARATION
 
 #include "attention_backward_bf16.cpp"
+#include "glu.cpp"
+#include "log_softmax.cpp"
 #include "products_bf16.cpp"
 #include "nf4_bf16.cpp"
+#include "rope.cpp"
 #include "experts_products.h"
 #include "weights_bf16.cpp"
 
@@ -58,6 +62,11 @@ static constexpr Kernels table() {
   k.adapted_forward = adapted_forward_nf4;
   k.matmul_backward_input = matmul_backward_input;
   k.matmul_backward_weight = matmul_backward_weight;
+  k.glu_forward = glu_forward;
+  k.glu_backward = glu_backward;
+  k.log_softmax_backward = log_softmax_backward;
+  k.rope_forward = rope_forward;
+  k.rope_backward = rope_backward;
   k.experts_forward = experts_forward;
   k.experts_backward_input = experts_backward_input;
   k.experts_backward_weight = experts_backward_weight;

@@ -301,6 +301,75 @@ struct PairedRows {
   }
 };
 
+// The terms of adapters, whose sums go on with those of the weight. A block's are of `rows` rows from `row` on, at most STRIP,
+// and of `panels` panels from p on.
+class Terms {
+ public:
+  static constexpr bool NONE = false;
+  Terms(const AdapterTerm* terms, int64_t count, bool wide) : terms_(terms), count_(count), wide_(wide) {}
+
+  // The product of the term that has all of the block's panels; null: none has.
+  const Block* whole(int64_t row, int64_t rows, int64_t p, int64_t panels) {
+    block_.depth = 0;
+    each(row, rows, p, panels, [&](const Block& block, int64_t, int64_t width) {
+      if (width == panels) block_ = block;
+    });
+    return block_.depth > 0 ? &block_ : nullptr;
+  }
+  // Adds those of the terms that have some of them.
+  void add_parts(Tiles& tiles, float* c, int64_t row, int64_t rows, int64_t p, int64_t panels) {
+    each(row, rows, p, panels, [&](Block block, int64_t from, int64_t width) {
+      if (width == panels) return;
+      block.from = block.to = c + (from - p) * PANEL;
+      multiply(tiles, rows, width, block, [](int64_t) {});
+    });
+  }
+
+ private:
+  // body(product, first panel, panels) for the terms with panels of a block.
+  template <class Body>
+  void each(int64_t row, int64_t rows, int64_t p, int64_t panels, const Body& body) {
+    if (row != row_) convert(row, rows);
+    const bf16* a = strip_;
+    for (const AdapterTerm* t = terms_; t < terms_ + count_; t++) {
+      const int64_t rank = whole_groups(t->rank), first = t->first / PANEL, end = first + ceil_div(t->N, PANEL);
+      const int64_t from = larger(p, first), width = smaller(p + panels, end) - from;
+      const bf16* b = (const bf16*)t->b + (from - first) * rank * PANEL;
+      if (width > 0) body(Block{a, rank, GROUP, b, rank * PANEL, rank, nullptr, nullptr}, from, width);
+      a += STRIP * rank;
+    }
+  }
+  // The strip's rows as bfloat16, zero-padded to whole groups, term after term.
+  void convert(int64_t row, int64_t rows) {
+    int64_t elements = 0;
+    for (const AdapterTerm* t = terms_; t < terms_ + count_; t++) elements += whole_groups(t->rank);
+    bf16* to = strip_ = (bf16*)thread_scratch(0, STRIP * elements * (int64_t)sizeof(bf16));
+    for (const AdapterTerm* t = terms_; t < terms_ + count_; t++)
+      WITH_DTYPE(wide_ ? 0 : BFLOAT16, T, {
+        for (int64_t i = 0; i < rows; i++)
+          for (int64_t k = 0; k < whole_groups(t->rank); k += GROUP) {
+            const Pairs halves = whole_row((const T*)t->down + (row + i) * t->ld + k, t->rank - k);
+            memcpy(to + i * whole_groups(t->rank) + k, &halves, sizeof halves);
+          }
+        to += STRIP * whole_groups(t->rank);
+      });
+    row_ = row;
+  }
+
+  const AdapterTerm* terms_;
+  int64_t count_;
+  bool wide_;
+  int64_t row_ = -1;
+  bf16* strip_ = nullptr;
+  Block block_{nullptr, 0, 0, nullptr, 0, 0, nullptr, nullptr};
+};
+
+struct NoTerms {
+  static constexpr bool NONE = true;
+  const Block* whole(int64_t, int64_t, int64_t, int64_t) const { return nullptr; }
+  void add_parts(Tiles&, float*, int64_t, int64_t, int64_t, int64_t) const {}
+};
+
 // How products are divided: counts of rows and panels, and of elements of the reduction.
 struct Division {
   int64_t part, chunk, group, rows, blocks, range, ranges;
@@ -352,8 +421,9 @@ static Division divided(int64_t M, int64_t panels, int64_t depth, bool converted
 }
 
 // All sums over `depth` elements, in whole groups, for M rows and all panels.
-template <class Left, class Right, class Output>
-static void products(int64_t M, int64_t panels, int64_t depth, const Left& left, const Right& right, const Output& output) {
+template <class Left, class Right, class Output, class Added>
+static void products(int64_t M, int64_t panels, int64_t depth, const Left& left, const Right& right, const Output& output,
+                     const Added& added) {
   const Division d = divided(M, panels, depth, Left::CONVERTED, Right::IN_PLACE);
   parallel(d.blocks * d.ranges, [&](int64_t task) {
     const int64_t row = task / d.ranges * d.rows, rows = smaller(d.rows, M - row), strips = ceil_div(rows, STRIP);
@@ -367,6 +437,7 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
     int turn = 0;
     Pending<Output> pending{&output, nullptr, 0, 0, 0};
     Tiles tiles;
+    Added terms = added;
     bf16* converted = nullptr;
     if constexpr (Left::CONVERTED) left.reserve(strips, smaller(d.chunk, depth));
     if constexpr (!Right::IN_PLACE) converted = (bf16*)thread_scratch(0, 2 * d.group * PANEL * d.chunk * 2);
@@ -421,7 +492,8 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
               const Ahead ahead{next_b.b ? next_b.b + (pair - b.b) : nullptr, next_b.next, s * 16 / strips, (s + 1) * 16 / strips,
                                 at + strip.after + after * strip.lda, strip.lda, strip.next,
                                 Left::CONVERTED && first == begin ? 0 : lines};
-              const Block block{at, strip.lda, strip.next, pair, b.next, elements, from, to};
+              const Block* more = done ? terms.whole(row + r, count_rows, p, width) : nullptr;
+              const Block block{at, strip.lda, strip.next, pair, b.next, elements, from, to, 1, WHOLE, more};
               const auto meanwhile = [&](int64_t group) __attribute__((always_inline)) {
                 ahead.step(group);
                 pending.step();
@@ -430,6 +502,7 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
               };
               multiply<B_STREAMS>(tiles, count_rows, width, block, meanwhile);
               if (!done) continue;
+              terms.add_parts(tiles, to, row + r, count_rows, p, width);
               pending.finish();
               pending = Pending<Output>{&output, to, row + r, p * PANEL, count_rows};
               turn ^= 1;
@@ -501,19 +574,19 @@ static void products_by_pairs(int64_t M, int64_t panels, int64_t depth, const Le
 }
 
 // The same for rows as they are stored. Rows that are a multiple of 4 KiB apart would share a few sets of the caches.
-template <class T, class Right, class Output>
+template <class T, class Right, class Output, class Added = NoTerms>
 static void row_products(const T* x, int64_t ldx, int64_t M, int64_t panels, int64_t depth, const Right& right,
-                         const Output& output) {
+                         const Output& output, const Added& added = {}) {
   const int64_t padded = whole_groups(depth);
   if constexpr (sizeof(T) == 2) {
     if (padded == depth && (ldx * 2 % 4096 != 0 || M <= 2 * STRIP))
-      return products(M, panels, depth, Rows{x, ldx}, right, output);
+      return products(M, panels, depth, Rows{x, ldx}, right, output, added);
   }
   const ConvertedRows<T> rows{x, ldx, depth};
-  if constexpr (Right::IN_PLACE) {
+  if constexpr (Right::IN_PLACE && Added::NONE) {
     if (padded > DEPTH) return products_by_pairs(M, panels, padded, rows, right, output);
   }
-  products(M, panels, padded, rows, right, output);
+  products(M, panels, padded, rows, right, output, added);
 }
 
 static void matmul_forward(void* y, const void* x, const void* w, const void* bias, int32_t M, int32_t N, int32_t K,
@@ -534,10 +607,12 @@ static void adapted_forward(void* y, const void* x, const void* w, const void* b
                             int32_t xdtype, int32_t wdtype, int32_t accumulate) {
   if (wdtype != BFLOAT16)
     return BASE_PATH::adapted_forward(y, x, w, bias, terms, count, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate);
-  matmul_forward(y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate, 1);
-  for (const AdapterTerm* t = terms; t < terms + count; t++)
-    matmul_forward((char*)y + t->first * (ydtype ? 2 : 4), t->down, t->b, nullptr, M, (int32_t)t->N, (int32_t)t->rank, ldy,
-                   (int32_t)t->ld, ydtype, xdtype, wdtype, 1, 1);
+  if (M <= 0 || N <= 0) return;
+  const StoredPanels panels{(const bf16*)w, whole_groups(K)};
+  WITH_DTYPE(ydtype, TY, WITH_DTYPE(xdtype, TX, {
+    const RowOutput<TY> output{(TY*)y, ldy, N, (const bf16*)bias, accumulate != 0, 1};
+    row_products((const TX*)x, ldx, M, ceil_div(N, PANEL), K, panels, output, Terms(terms, count, sizeof(TX) == sizeof(float)));
+  }));
 }
 
 static void matmul_backward_input(void* dx, const void* dy, const void* w, int32_t M, int32_t N, int32_t K,
@@ -604,7 +679,7 @@ static void matmul_backward_weight(float* dw, const void* dy, const void* x, int
     transpose(columns, (const bf16*)x + start * ldx, ldx, tokens, K);
     WITH_DTYPE(dydtype, TY, {
       const PairedRows<TY> pairs{(const TY*)dy + start * lddy, lddy, tokens, N};
-      products(padded, ceil_div(N, PANEL), depth, PackedRows{columns, depth}, pairs, output);
+      products(padded, ceil_div(N, PANEL), depth, PackedRows{columns, depth}, pairs, output, NoTerms{});
     });
   }
 }

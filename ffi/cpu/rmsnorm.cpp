@@ -52,8 +52,8 @@ void rmsnorm_forward(void* y, float* rstd, const void* x, const void* weight, in
 }
 
 // dweight += for N vectors of columns from d on, the last of which may be partial; rows in their order.
-template <int N, class TX>
-INLINE void weight_gradient(float* dweight, const float* dy, const TX* x, const float* rstd, int64_t T, int64_t H,
+template <int N, class TY, class TX>
+INLINE void weight_gradient(float* dweight, const TY* dy, const TX* x, const float* rstd, int64_t T, int64_t H,
                             int64_t D, int64_t lddy, int64_t ldx, int64_t d) {
   const int n = (int)smaller(W, D - d - (N - 1) * W);
   V sum[N];
@@ -63,7 +63,7 @@ INLINE void weight_gradient(float* dweight, const float* dy, const TX* x, const 
     for (int64_t h = 0; h < H; h++) {
       const V r = set1(rstd[t * H + h]);
       const TX* row = x + t * ldx + h * D + d;
-      const float* grad = dy + t * lddy + h * D + d;
+      const TY* grad = dy + t * lddy + h * D + d;
 #pragma GCC unroll 8
       for (int i = 0; i < N; i++) {
         const int lanes = i < N - 1 ? W : n;
@@ -74,25 +74,25 @@ INLINE void weight_gradient(float* dweight, const float* dy, const TX* x, const 
   for (int i = 0; i < N; i++) store_upto(dweight + d + i * W, sum[i], i < N - 1 ? W : n);
 }
 
-void rmsnorm_backward(float* dx, float* dweight, const float* dy, const void* x, const void* weight, const float* rstd,
+void rmsnorm_backward(void* dx, float* dweight, const void* dy, const void* x, const void* weight, const float* rstd,
                       const float* dresidual, int32_t T, int32_t H, int32_t D, int32_t lddx, int32_t lddy, int32_t ldx,
-                      float offset, int32_t xdtype, int32_t wdtype) {
-  WITH_DTYPE(xdtype, TX, WITH_DTYPE(wdtype, TW, {
+                      float offset, int32_t dxdtype, int32_t dydtype, int32_t xdtype, int32_t wdtype) {
+  WITH_DTYPE(dxdtype, TD, WITH_DTYPE(dydtype, TY, WITH_DTYPE(xdtype, TX, WITH_DTYPE(wdtype, TW, {
     // The weight's gradient first: it reads dy, which dx may overwrite. A task owns a range of D, a few cache lines of each
     // row where D allows.
     const int64_t range = (D >= 32 * PANEL ? 2 : 1) * PANEL;
     if (dweight) parallel(ceil_div(D, range), [&](int64_t block) {
       int64_t d = block * range;
       const int64_t to = smaller(D, d + range);
-      for (; d + 2 * PANEL <= to; d += 2 * PANEL) weight_gradient<2 * PV>(dweight, dy, (const TX*)x, rstd, T, H, D, lddy, ldx, d);
-      for (; d < to; d += W) weight_gradient<1>(dweight, dy, (const TX*)x, rstd, T, H, D, lddy, ldx, d);
+      for (; d + 2 * PANEL <= to; d += 2 * PANEL) weight_gradient<2 * PV>(dweight, (const TY*)dy, (const TX*)x, rstd, T, H, D, lddy, ldx, d);
+      for (; d < to; d += W) weight_gradient<1>(dweight, (const TY*)dy, (const TX*)x, rstd, T, H, D, lddy, ldx, d);
     });
     parallel(ceil_div(T, 8), [&](int64_t block) {
       for (int64_t i = block * 8 * H; i < smaller(T, block * 8 + 8) * H; i++) {
         const TX* row = (const TX*)x + i / H * ldx + i % H * D;
-        const float* grad = dy + i / H * lddy + i % H * D;
+        const TY* grad = (const TY*)dy + i / H * lddy + i % H * D;
         const float* residual = dresidual ? dresidual + i / H * lddx + i % H * D : nullptr;
-        float* out = dx + i / H * lddx + i % H * D;
+        TD* out = (TD*)dx + i / H * lddx + i % H * D;
         V dots = zero();
         for (int64_t d = 0; d < D; d += W) {
           int n = (int)smaller(W, D - d);
@@ -109,7 +109,7 @@ void rmsnorm_backward(float* dx, float* dweight, const float* dy, const void* x,
         }
       }
     });
-  }));
+  }))));
 }
 
 }  // namespace KERNEL_PATH

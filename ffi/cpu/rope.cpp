@@ -35,9 +35,9 @@ void rope_forward(void* x, const int32_t* positions, const float* cos, const flo
   WITH_DTYPE(dtype, TX, turn_all((TX*)x, positions, cos, sin, T, H, Dh, ldx, 1.0f););
 }
 
-void rope_backward(float* dx, const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H,
-                   int32_t Dh, int32_t lddx) {
-  turn_all(dx, positions, cos, sin, T, H, Dh, lddx, -1.0f);
+void rope_backward(void* dx, const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H,
+                   int32_t Dh, int32_t lddx, int32_t dtype) {
+  WITH_DTYPE(dtype, TX, turn_all((TX*)dx, positions, cos, sin, T, H, Dh, lddx, -1.0f););
 }
 
 }  // namespace KERNEL_PATH

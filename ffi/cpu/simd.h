@@ -81,6 +81,10 @@ INLINE V load(const bf16* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
 INLINE void store(float* p, V x) { _mm512_storeu_ps(p, x); }
+#if defined(__AVX512BF16__)
+// Subnormal numbers become zero, as they do in products.
+INLINE void store(bf16* p, V x) { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(x)); }
+#else
 INLINE void store(bf16* p, V x) {
   __m512i u = _mm512_castps_si512(x);
   __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
@@ -89,6 +93,7 @@ INLINE void store(bf16* p, V x) {
   __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
 }
+#endif
 // Past the caches; p is aligned. Call stream_fence before another thread may read it.
 INLINE void stream(float* p, V x) { _mm512_stream_ps(p, x); }
 INLINE V join(const bf16* p, const uint16_t* lower) {

@@ -34,6 +34,7 @@ struct Block {
   float* to;
   int64_t count = 1;  // of parts, one after the other
   const Part* parts = WHOLE;
+  const Block* more = nullptr;  // another product of as many rows and panels that is added to the same sums at the end
 };
 
 // Work that is done in `count` pieces, `share` of them between two steps of multiplications.
@@ -92,7 +93,6 @@ class Tiles {
 template <int STRIPS, int PANELS, Streamed STREAMED, class Meanwhile>
 static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile& meanwhile) {
   constexpr int64_t c_bytes = COLUMNS * 4;
-  const int64_t a_bytes = o.lda * 2;
   // The intrinsics do not declare that they read and write memory: what they read must be stored by now.
   asm volatile("" : : : "memory");
   if (o.from) {
@@ -106,30 +106,35 @@ static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile
     if constexpr (STRIPS == 2) _tile_zero(2);
     if constexpr (STRIPS == 2 && PANELS == 2) _tile_zero(3);
   }
-  for (const Part* part = o.parts; part < o.parts + o.count; part++) {
-    const bf16 *a = o.a + part->a, *b = o.b + part->b;
-    for (int64_t group = 0; group < o.depth / GROUP; group++) {
-      if constexpr (STREAMED == A_STREAMS) _tile_stream_loadd(4, a, a_bytes);
-      else _tile_loadd(4, a, a_bytes);
-      if constexpr (STREAMED == B_STREAMS) _tile_stream_loadd(6, b, 64);
-      else _tile_loadd(6, b, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      if constexpr (STRIPS == 2) {
-        if constexpr (STREAMED == A_STREAMS) _tile_stream_loadd(5, a + 16 * o.lda, a_bytes);
-        else _tile_loadd(5, a + 16 * o.lda, a_bytes);
-        _tile_dpbf16ps(2, 5, 6);
+  const auto add = [](const Block& o, const auto& between) __attribute__((always_inline)) {
+    const int64_t a_bytes = o.lda * 2;
+    for (const Part* part = o.parts; part < o.parts + o.count; part++) {
+      const bf16 *a = o.a + part->a, *b = o.b + part->b;
+      for (int64_t group = 0; group < o.depth / GROUP; group++) {
+        if constexpr (STREAMED == A_STREAMS) _tile_stream_loadd(4, a, a_bytes);
+        else _tile_loadd(4, a, a_bytes);
+        if constexpr (STREAMED == B_STREAMS) _tile_stream_loadd(6, b, 64);
+        else _tile_loadd(6, b, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        if constexpr (STRIPS == 2) {
+          if constexpr (STREAMED == A_STREAMS) _tile_stream_loadd(5, a + 16 * o.lda, a_bytes);
+          else _tile_loadd(5, a + 16 * o.lda, a_bytes);
+          _tile_dpbf16ps(2, 5, 6);
+        }
+        if constexpr (PANELS == 2) {
+          if constexpr (STREAMED == B_STREAMS) _tile_stream_loadd(7, b + o.next_b, 64);
+          else _tile_loadd(7, b + o.next_b, 64);
+          _tile_dpbf16ps(1, 4, 7);
+        }
+        if constexpr (STRIPS == 2 && PANELS == 2) _tile_dpbf16ps(3, 5, 7);
+        a += o.next_a;
+        b += GROUP * PANEL;
+        between(group);
       }
-      if constexpr (PANELS == 2) {
-        if constexpr (STREAMED == B_STREAMS) _tile_stream_loadd(7, b + o.next_b, 64);
-        else _tile_loadd(7, b + o.next_b, 64);
-        _tile_dpbf16ps(1, 4, 7);
-      }
-      if constexpr (STRIPS == 2 && PANELS == 2) _tile_dpbf16ps(3, 5, 7);
-      a += o.next_a;
-      b += GROUP * PANEL;
-      meanwhile(group);
     }
-  }
+  };
+  add(o, meanwhile);
+  if (o.more) add(*o.more, [](int64_t) {});
   _tile_stored(0, o.to, c_bytes);
   if constexpr (PANELS == 2) _tile_stored(1, o.to + PANEL, c_bytes);
   if constexpr (STRIPS == 2) _tile_stored(2, o.to + 16 * COLUMNS, c_bytes);
@@ -194,25 +199,27 @@ static __attribute__((noinline)) void pair_block(const Block& o) {
 #pragma GCC unroll 2
       for (int p = 0; p < PANELS; p++) sum[r][p] = load(o.from + r * COLUMNS + p * PANEL);
   }
-  const int64_t lda = o.lda, next_b = o.next_b, groups = o.depth / GROUP;
-  const bf16 *a = nullptr, *b = nullptr;
-  for (int64_t step = 0; step < o.count * groups; step++) {
-    if (step % groups == 0) a = o.a + o.parts[step / groups].a, b = o.b + o.parts[step / groups].b;
-    for (int64_t k = 0; k < GROUP; k += 2) {
-      Pairs bk[PANELS];
+  for (const Block* block = &o; block; block = block->more) {
+    const int64_t lda = block->lda, next_a = block->next_a, next_b = block->next_b, groups = block->depth / GROUP;
+    const bf16 *a = nullptr, *b = nullptr;
+    for (int64_t step = 0; step < block->count * groups; step++) {
+      if (step % groups == 0) a = block->a + block->parts[step / groups].a, b = block->b + block->parts[step / groups].b;
+      for (int64_t k = 0; k < GROUP; k += 2) {
+        Pairs bk[PANELS];
 #pragma GCC unroll 2
-      for (int p = 0; p < PANELS; p++) memcpy(&bk[p], b + p * next_b, 64);
+        for (int p = 0; p < PANELS; p++) memcpy(&bk[p], b + p * next_b, 64);
 #pragma GCC unroll 16
-      for (int r = 0; r < ROWS; r++) {
-        uint32_t pair;
-        memcpy(&pair, a + r * lda + k, 4);
-        const Pairs ark = Pairs{} + pair;
+        for (int r = 0; r < ROWS; r++) {
+          uint32_t pair;
+          memcpy(&pair, a + r * lda + k, 4);
+          const Pairs ark = Pairs{} + pair;
 #pragma GCC unroll 2
-        for (int p = 0; p < PANELS; p++) sum[r][p] = dot_pairs(sum[r][p], ark, bk[p]);
+          for (int p = 0; p < PANELS; p++) sum[r][p] = dot_pairs(sum[r][p], ark, bk[p]);
+        }
+        b += 2 * PANEL;
       }
-      b += 2 * PANEL;
+      a += next_a;
     }
-    a += o.next_a;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; r++)

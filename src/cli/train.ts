@@ -31,7 +31,7 @@ function whatNext(outputDir: string): string[] {
     "That was the bundled tiny model. For a model and problems of your own:",
     `  ${data} convert gsm8k.jsonl gsm8k.arrow`,
     `  ${train} --model ./Qwen3-0.6B --dataset gsm8k.arrow ${sizes}`,
-    `Its answers: ${completions}; its numbers: ${metrics}; all settings: ${train} --help`,
+    `Its curves: ${callOf("show")} ${outputDir}; its answers: ${completions}; its numbers: ${metrics}; all settings: ${train} --help`,
   ];
 }
 

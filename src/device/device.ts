@@ -250,7 +250,7 @@ export interface Ops {
   /**
    * out (T, H·Dh), lse (T, H) = causal attention over packed segments. `segments` (S, 4): start, length, prefix start,
    * prefix length, in rows; a segment attends to its whole prefix, which is exactly one earlier segment, and its own
-   * past. qkv (T, (H + 2·Hkv)·Dh) has q, k, v side by side.
+   * past. Segments with the same prefix follow it one after the other. qkv (T, (H + 2·Hkv)·Dh) has q, k, v side by side.
    */
   attentionForward(out: Tensor, lse: Tensor | null, qkv: Tensor, segments: Tensor, shape: AttentionShape): void;
   /** dqkv = …; `scratch` (rows, Hkv·2·Dh′) holds what completions add to their prompts, at least the longest prefix. */

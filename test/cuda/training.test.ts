@@ -67,8 +67,8 @@ describe.each<Flags>([{}, { dtype: "bfloat16" }])("the bundled run, %j", (dtype)
     expect(optimizer(resumed)).toBe(optimizer(straight));
   });
 
-  // In bfloat16 the two round at different places: on the CPU, activations are float32, or bfloat16 on the paths that multiply
-  // it (bfloat16Paths), and their gradients always float32. Logits differ, and soon so does a token.
+  // In bfloat16 the two round at different places: on the CPU, activations and their gradients are float32, or bfloat16 on the
+  // paths that multiply it (bfloat16Paths). Logits differ, and soon so does a token.
   if (name === "float32")
     test("samples and learns the same as the CPU", async () => {
       await ready;

@@ -140,6 +140,41 @@ describe("every command", () => {
     expect(await child.exited).toBe(0);
   });
 
+  test("train with its page and every tracker, in an empty folder: the files that docs/first-hour.md shows", async () => {
+    const empty = work.at("empty folder");
+    mkdirSync(empty);
+    const argv = ["train", "--max_steps", "10", "--dashboard", "0", "--report_to", "tensorboard,wandb,jsonl"];
+    const env = { HOME: work.at("home"), PATH: "", NO_COLOR: "1" };
+    const child = Bun.spawn([executable, ...argv, "--device", "cpu"], {
+      ...{ cwd: empty, env, stdin: "ignore", stdout: "pipe", stderr: "pipe" },
+    });
+    let out = "";
+    let page: Promise<string> | null = null;
+    for await (const bytes of child.stdout) {
+      out += new TextDecoder().decode(bytes);
+      const url = /^page: (\S+)$/m.exec(out)?.[1];
+      if (url !== undefined) page ??= fetch(url).then((response) => response.text());
+    }
+    expect({ code: await child.exited, err: await child.stderr.text() }).toEqual({ code: 0, err: "" });
+    expect(await page).toContain("<title>grpo</title>");
+    expect(out).toContain("saved the model in outputs/train\n");
+    const files = readdirSync(join(empty, "outputs/train"), { recursive: true }).map(String);
+    expect(files).toContain("metrics.jsonl");
+    expect(files).toContainEqual(expect.stringMatching(/^tensorboard\/events\.out\.tfevents\./));
+    expect(files).toContainEqual(expect.stringMatching(/^wandb\/offline-run-\w+-\w+\/run-\w+\.wandb$/));
+    expect(files.filter((name) => /^wandb.*\/completions_\d+_\w+\.table\.json$/.test(name)).length).toBeGreaterThan(0);
+  });
+
+  test("init writes a configuration that plan and train take; completions for each shell", async () => {
+    expect(await expectRuns(["init", "own.toml", "--device", "cpu"])).toEndWith("next: grpo train own.toml\n");
+    expect(await expectRuns(["plan", "own.toml"])).toContain("fits");
+    expect(await expectRuns(["train", "own.toml", ...steps, "--output_dir", work.at("own")])).toContain(
+      "saved the model",
+    );
+    for (const shell of ["bash", "zsh", "fish"])
+      expect(await expectRuns(["completions", shell])).toContain("--num_generations".slice(2));
+  });
+
   test("plan, generate, eval, score, update, sft and data", async () => {
     expect(await expectRuns(["plan"])).toContain("fits");
     const sampling = ["--device", "cpu", "--max_completion_length", "8"];

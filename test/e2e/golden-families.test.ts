@@ -10,17 +10,20 @@ import { score } from "../../src/cli/score.ts";
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
 import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
 import { withSession } from "../../src/session/session.ts";
+import { expectOnlyRounding } from "./expect-rerouted.ts";
 import {
   expectClose,
   expectUpdated,
   familyModels,
   firstGradients,
   folderOf,
+  mixtures,
   runUpdate,
   scoreFlags,
   scoresApart,
 } from "./golden.ts";
 import { planGolden } from "./rollout-session.ts";
+import { affected, roundingOf, routedPass } from "./rounded-routes.ts";
 import { argvOf, workFolder } from "./runs.ts";
 import { readTensors, worstRelative } from "./tensors.ts";
 
@@ -96,5 +99,39 @@ describe.each(familyModels)("%s", (model) => {
       });
       device.close();
     }
+  });
+});
+
+describe.each(mixtures)("%s", (model) => {
+  test("in bfloat16, other experts only where rounding explains it", async () => {
+    const device = await openCpuDevice();
+    await expectOnlyRounding(device, device, model);
+    device.close();
+  });
+
+  test("an expert that rounding does not explain is found, with the tokens that it affects", async () => {
+    const device = await openCpuDevice();
+    const free = await routedPass(device, model, "float32");
+    const { experts, layers, perToken } = free.shape;
+    expect(roundingOf(free, free).map(({ rerouted, margin, moved }) => [rerouted, margin, moved])).toEqual(
+      Array.from({ length: layers }, () => [0, 0, 0]),
+    );
+    expect(affected(free, free).flat()).not.toContain(true);
+    // In the first layer the third token of one completion goes to the experts after its own.
+    const forgedOf = free.routes.findIndex(({ completion }) => completion.length > 3 * layers * perToken);
+    const routes = free.routes.map((own) => ({ ...own, completion: own.completion.slice() }));
+    const forged = routes[forgedOf]!.completion.subarray(2 * layers * perToken, (2 * layers + 1) * perToken);
+    for (const [k, expert] of forged.entries()) forged[k] = (expert + 1) % experts;
+    const other = await routedPass(device, model, "float32", routes);
+    const [first, ...later] = roundingOf(other, other);
+    expect(first!.rerouted).toBe(1);
+    expect(first!.margin).toBeGreaterThan(first!.bound);
+    expect(later.length).toBe(layers - 1);
+    const moved = other.logprobs.map((own, c) =>
+      Array.from(own, (lp, t) => Math.abs(lp - free.logprobs[c]![t]!) > 2e-5),
+    );
+    expect(moved).toEqual(affected(other, free));
+    expect(moved.map((own) => own.indexOf(true))).toEqual(moved.map((_, c) => (c === forgedOf ? 3 : -1)));
+    device.close();
   });
 });

@@ -54,6 +54,8 @@ export const familyModels = [
     "qwen3-moe-tied",
   ],
 ].map((name) => `families/${name}`);
+/** Those with experts. */
+export const mixtures = familyModels.filter((model) => model.includes("moe"));
 export const folderOf = (model: string) => join(import.meta.dir, "../golden", model);
 export const expectedOf = (model: string): Expected =>
   JSON.parse(readFileSync(join(folderOf(model), "expected.json"), "utf8")) as Expected;

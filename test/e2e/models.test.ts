@@ -157,6 +157,24 @@ describe("memory", () => {
     rmSync(folder, { recursive: true });
   });
 
+  test("adapters: the plan's disk space equals the files saved", async () => {
+    const more = ["--lora_target_modules", "all-linear", "--optim", "adamw_8bit"];
+    const common = ["--model", model, ...settings, "--use_peft", "--lora_r", "64", "--dtype", "bfloat16", ...more];
+    const { out } = await grpo(["plan", ...common]);
+    const planned = (of: string) => Number(new RegExp(`^${of}\\s+([\\d.]+)`, "m").exec(out)![1]) * 2 ** 20;
+    const folder = work.at("adapters");
+    const argv = ["train", ...common, "--max_steps", "1", "--save_steps", "1", "--output_dir", folder];
+    expect((await grpo(argv)).code).toBe(0);
+    const sizeOf = (...path: string[]) => statSync(join(folder, ...path)).size;
+    const adapter = sizeOf("adapter_model.safetensors");
+    const checkpoint = sizeOf("checkpoint-1/adapter_model.safetensors") + sizeOf("checkpoint-1/optimizer.safetensors");
+    // Beside the elements that the plan counts, files have headers.
+    expect(Math.abs(adapter - planned("on disk, the model"))).toBeLessThan(120_000);
+    expect(Math.abs(checkpoint - planned("on disk, a checkpoint"))).toBeLessThan(240_000);
+    expect(checkpoint).toBeGreaterThan(2e6);
+    rmSync(folder, { recursive: true });
+  });
+
   test("plan --compare: model by model, and the savings of GRPO", async () => {
     const { code, out } = await grpo(["plan", "--model", model, ...settings, "--compare"]);
     expect(code).toBe(0);

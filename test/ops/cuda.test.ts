@@ -3,7 +3,7 @@
  * the suite. `OPS_PATH=cuda OPS_CASE=rmsnorm bun test test/ops/cuda.test.ts` runs a part.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { caseName } from "../../bench/ops/case.ts";
+import { caseName, type OperandTypes } from "../../bench/ops/case.ts";
 import { tables } from "../../bench/ops/cases/all.ts";
 import { CONTEXT_LOST } from "../../check/tests.ts";
 import { kernelDefinitions } from "../../src/device/cuda/ops.ts";
@@ -15,9 +15,11 @@ import { chosenCases, takes } from "./harness.ts";
 // The emulator may have to be compiled first, and kernels are compiled on demand.
 setDefaultTimeout(600_000);
 
+/** As every CUDA device. */
+const cuda: OperandTypes = { kind: "cuda", gradientDType: (dtype) => dtype };
 const asked = (process.env.OPS_PATH ?? "cuda") === "cuda";
 const chosen = Object.entries(asked ? tables : {}).map(
-  ([name, cases]) => [name, chosenCases(cases).filter((one) => takes("cuda", one))] as const,
+  ([name, cases]) => [name, chosenCases(cases).filter((one) => takes(cuda, one))] as const,
 );
 const names = chosen.flatMap(([, cases]) => cases.map(caseName));
 // The host computes the references, so several processes keep one GPU busier than one does.

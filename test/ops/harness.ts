@@ -7,7 +7,7 @@
  * it, `OPS_PATH=avx2` a single path, `OPS_PATH=cuda` only the CUDA device.
  */
 import { expect, test } from "bun:test";
-import { caseName, type OpCase, type SuiteRun, type Wanted } from "../../bench/ops/case.ts";
+import { caseName, type OpCase, type OperandTypes, type SuiteRun, type Wanted } from "../../bench/ops/case.ts";
 import { randomFrom } from "../../bench/ops/random.ts";
 import { allowanceOn, excess, type Rounding, type Sum, sumOf, type Tolerance } from "../../bench/ops/tolerance.ts";
 import type { Device, Weight } from "../../src/device/device.ts";
@@ -229,17 +229,18 @@ export function chosenCases(cases: readonly OpCase[]): OpCase[] {
   return cases.filter((one) => caseName(one).startsWith(prefix));
 }
 
-/** Whether a kind of device supports the case's operands. */
-export const takes = (kind: Device["kind"], { only }: OpCase): boolean => only === undefined || only.kind === kind;
+/** Whether a device supports the case's operands. */
+export const takes = (device: OperandTypes, { only }: OpCase): boolean => only?.on(device) ?? true;
 
 /** The name of an unsupported case, with the reason. */
-export const skippedName = (one: OpCase): string => `${caseName(one)} (${one.only?.kind} only: ${one.only?.reason})`;
+export const skippedName = (one: OpCase): string => `${caseName(one)} (${one.only?.reason})`;
 
 /** Registers the cases as tests. */
 export function testCases(cases: readonly OpCase[], on: readonly Path[]): void {
   if (on.length === 0) return;
-  for (const one of chosenCases(cases))
-    if (takes(on[0]!.backend.device().kind, one))
-      test(caseName(one), () => expect([...execute(one, on)]).toContain(one.op));
+  for (const one of chosenCases(cases)) {
+    const paths = on.filter((path) => takes(path.device(), one));
+    if (paths.length > 0) test(caseName(one), () => expect([...execute(one, paths)]).toContain(one.op));
     else test.skip(skippedName(one), () => {});
+  }
 }

@@ -17,7 +17,7 @@ export const emulatedPaths: Readonly<Record<string, string>> = {
   "emulated-amx": "amx",
 };
 
-export const defaultDevice: CpuDevice = await openCpuDevice({ threads: 2 });
+export const defaultDevice: CpuDevice = await openCpuDevice({ threads: 2, path: "portable" });
 
 const arena = hostArena();
 
@@ -61,17 +61,19 @@ export function cpuPath(name: string, device: CpuDevice, selected: string): Path
 async function openPaths(): Promise<Path[]> {
   const asked = process.env.OPS_PATH;
   if (asked === "cuda") return [];
-  const native = defaultDevice.library.paths
-    .filter((p) => p.supported)
-    .map(({ name }) => cpuPath(name, defaultDevice, name));
+  const supported = defaultDevice.library.paths.filter((p) => p.supported);
+  const open = (path: string, libraryFile?: string) => openCpuDevice({ threads: 2, path, libraryFile });
+  const native = await Promise.all(supported.map(async ({ name }) => cpuPath(name, await open(name), name)));
   if (asked && !(asked in emulatedPaths)) {
     const chosen = native.filter((p) => p.name === asked);
     if (chosen.length > 0) return chosen;
     const names = [...native.map((p) => p.name), ...Object.keys(emulatedPaths), "cuda"];
     throw new Error(`OPS_PATH=${asked}: one of ${names.join(", ")}`);
   }
-  const library = await openCpuDevice({ threads: 2, path: "portable", libraryFile: await emulatedLibrary() });
-  const emulated = Object.entries(emulatedPaths).map(([name, selected]) => cpuPath(name, library, selected));
+  const libraryFile = await emulatedLibrary();
+  const emulated = await Promise.all(
+    Object.entries(emulatedPaths).map(async ([name, path]) => cpuPath(name, await open(path, libraryFile), path)),
+  );
   return asked ? emulated.filter((p) => p.name === asked) : [...native, ...emulated];
 }
 

@@ -31,6 +31,9 @@ const notOurs: Readonly<Record<string, string>> = {
   git: "git's own flags",
   nproc: "of coreutils",
   mpirun: "of Open MPI and MPICH; test/mpi/ranks.long.ts runs the program under both",
+  hf: "of huggingface_hub; test/e2e/hub-python.test.ts uses it on the same cache where it is installed",
+  rm: "of coreutils",
+  bunx: "Bun's; test/e2e/package.test.ts runs the package's command",
   nohup: "starts the command after it, which the text shows in full elsewhere",
   ssh: "of OpenSSH",
   tensorboard: "of Python; test/e2e/trackers-python.test.ts runs TensorBoard on a run's files where it is installed",
@@ -122,9 +125,9 @@ async function parse(argv: readonly string[]): Promise<void> {
 /** A script or file of this repository that is started by bun. */
 function ofRepository([, first = "", second = ""]: readonly string[]): boolean {
   if (first === "run") return second in scripts;
-  if (first === "install") return true;
+  if (["install", "add"].includes(first)) return true;
   if (first === "test") return second === "" || existsSync(join(root, second));
-  return existsSync(join(root, first)) || first === "make-problems.ts";
+  return existsSync(join(root, first)) || ["make-problems.ts", "run.ts"].includes(first);
 }
 
 /** A page that shows what the program says to a mistake marks it so. */

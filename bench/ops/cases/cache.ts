@@ -8,6 +8,7 @@ import { columns, rows, type Tensor } from "../../../src/tensor/tensor.ts";
 import {
   computeDTypes,
   dtypes,
+  type OperandTypes,
   type OpTable,
   opCase,
   type Run,
@@ -518,7 +519,10 @@ export const cacheOps: OpTable<"kvStore" | "attentionDecode"> = {
           ...{ B: 3, samples: 2, prompt: 67, completion: 33, H: 6, Hkv: 2, Dh: 24, x: "bf16" },
           ...{ norms: true, padding: 2 },
         }),
-        only: { kind: "cuda", reason: "decode steps of the CPU have no padding (decodeBucket)" },
+        only: {
+          on: ({ kind }: OperandTypes) => kind === "cuda",
+          reason: "decode steps of the CPU have no padding (decodeBucket)",
+        },
       },
       // more heads than a block of a GPU takes at once
       transformed({ B: 2, samples: 2, prompt: 290, completion: 9, H: 18, Hkv: 1, Dh: 16, x: "bf16", norms: true }),

@@ -9,6 +9,7 @@ import {
   dtypes,
   mapped,
   memo,
+  type OperandTypes,
   type OpTable,
   opCase,
   type Run,
@@ -197,7 +198,7 @@ const halved = {
     );
     run.check(y, kept.map(numberOf), exactly);
   }),
-  only: { kind: "cpu", reason: "a GPU's masters are float32 (masterDType)" },
+  only: { on: ({ kind }: OperandTypes) => kind === "cpu", reason: "a GPU's masters are float32 (masterDType)" },
 } as const;
 
 interface MasterSettings {

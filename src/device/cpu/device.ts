@@ -34,8 +34,8 @@ export interface CpuDevice extends Device {
   readonly threads: number;
 }
 
-/** Bytes of logits computed per read of the head's weights. */
-const HEAD_BYTES = 48 * 2 ** 20;
+/** Bytes of logits computed per read of the head's weights, and per addition to their gradient. */
+const HEAD_BYTES = 96 * 2 ** 20;
 /** Enough rows to keep the product busy. */
 const HEAD_ROWS = 1024;
 /** How long each measurement of the peak runs. */
@@ -53,6 +53,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
   const threads = library.setThreads(options.threads ?? usableThreads(library));
   const storesBfloat16 = bfloat16Paths.includes(path);
   const peaks = new Map<ComputeDType, number>();
+  const storedDType = (dtype: ComputeDType): ComputeDType => (storesBfloat16 ? dtype : "float32");
   return {
     kind: "cpu",
     library,
@@ -62,7 +63,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     numericsKey: `cpu ${process.arch} ${path}`,
     exactlyOnPolicy: true,
     queuesWork: false,
-    ops: cpuOps(library.kernels),
+    ops: cpuOps(library.kernels, { gradientDType: storedDType }),
     peakFlops(dtype) {
       const peak = peaks.get(dtype) ?? library.peakGflops(PEAK_MILLISECONDS, dtype) * 1e9;
       peaks.set(dtype, peak);
@@ -91,8 +92,8 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
       const data = download(source);
       return async () => data;
     },
-    activationDType: (dtype) => (storesBfloat16 ? dtype : "float32"),
-    gradientDType: () => "float32",
+    activationDType: storedDType,
+    gradientDType: storedDType,
     masterDType: "uint16",
     parameterLayout: (dtype) => (storesBfloat16 && dtype === "bfloat16" ? "panels of pairs" : "panels"),
     decodeBucket: (sequences) => sequences,

@@ -1,6 +1,6 @@
 /** Every op of the interface on the kernels of ffi/cpu, which run on all threads and return when done. */
 import type { Kernels } from "../../../ffi/bindings/cpu.ts";
-import type { Ops } from "../device.ts";
+import type { Device, Ops } from "../device.ts";
 import { attentionOps } from "./ops/attention.ts";
 import { embeddingOps } from "./ops/embedding.ts";
 import { expertOps } from "./ops/experts.ts";
@@ -12,13 +12,13 @@ import { rmsnormOps } from "./ops/rmsnorm.ts";
 import { ropeOps } from "./ops/rope.ts";
 import { sampleOps } from "./ops/sample.ts";
 
-export function cpuOps(kernels: Kernels): Ops {
+export function cpuOps(kernels: Kernels, { gradientDType }: Pick<Device, "gradientDType">): Ops {
   const flat = flatOps(kernels);
   const matmul = matmulOps(kernels);
   const rope = ropeOps(kernels);
   return {
     ...matmul,
-    ...lmHeadOps(kernels, { ...matmul, ...flat }),
+    ...lmHeadOps(kernels, { ...matmul, ...flat, gradientDType }),
     ...attentionOps(kernels, rope),
     ...embeddingOps(kernels),
     ...expertOps(kernels),

@@ -38,7 +38,7 @@ export function attentionOps(kernels: Kernels, { ropeForward }: Pick<Ops, "ropeF
       const gradients = [...qkvAddresses(dqkv, shape), dout.address];
       const inputs = [...qkvAddresses(qkv, shape), out.address, lse.address, segments.address];
       const sizes = [dim(segments, 0), dim(qkv, 0), ...sizesOf(shape)];
-      const last = [qkv.rowStride, out.rowStride, shape.scale, typeCode(qkv)];
+      const last = [qkv.rowStride, out.rowStride, shape.scale, typeCode(qkv), typeCode(dqkv)];
       kernels.attention_backward(...gradients, ...inputs, scratch.address, dim(scratch, 0), ...sizes, ...last);
     },
     attentionDecode(out, qkv, raw, transform, place, pageTable, promptLengths, completionLengths, shape) {

@@ -35,7 +35,15 @@ export function expertOps(kernels: Kernels): Pick<Ops, ExpertOp> {
       kernels.gather_pairs(y.address, x.address, order.address, ...sizes, typeCode(x));
     },
     scatterPairs(dx, dy, { places }) {
-      kernels.scatter_pairs(dx.address, dy.address, places.address, dim(dx, 0), dim(places, 1), dim(dx, 1));
+      kernels.scatter_pairs(
+        dx.address,
+        dy.address,
+        places.address,
+        dim(dx, 0),
+        dim(places, 1),
+        dim(dx, 1),
+        typeCode(dx),
+      );
     },
     combineForward(x, y, { places }, weights) {
       const buffers = [x, y, places, weights].map((t) => t.address);
@@ -43,7 +51,7 @@ export function expertOps(kernels: Kernels): Pick<Ops, ExpertOp> {
     },
     combineBackward(dy, dweights, dx, y, { places }, weights) {
       const buffers = [dy, dweights, dx, y, places, weights].map((t) => t.address);
-      kernels.combine_backward(...buffers, dim(dx, 0), dim(places, 1), dim(dx, 1), typeCode(y));
+      kernels.combine_backward(...buffers, dim(dx, 0), dim(places, 1), dim(dx, 1), typeCode(y), typeCode(dy));
     },
     expertsForward(y, x, w, { offsets }) {
       const buffers = [y.address, x.address, w.first.address, offsets.address];

@@ -44,12 +44,13 @@ export function flatOps(kernels: Kernels): Pick<Ops, FlatOp> {
     sumSquares: (sum, x) => kernels.sum_squares(sum.address, x.address, elementCount(x.shape)),
     scale: (x, factor) => kernels.scale(x.address, elementCount(x.shape), factor),
     softcapForward: (x, cap) => kernels.softcap_forward(x.address, elementCount(x.shape), cap),
-    softcapBackward: (dx, y, cap) => kernels.softcap_backward(dx.address, y.address, elementCount(dx.shape), cap),
+    softcapBackward: (dx, y, cap) =>
+      kernels.softcap_backward(dx.address, y.address, elementCount(dx.shape), cap, typeCode(dx)),
     add: (y, x) => kernels.add(y.address, x.address, elementCount(x.shape)),
     fill: (x, value) => kernels.fill(x.address, elementCount(x.shape), value),
     cast: (y, x) => kernels.cast(y.address, x.address, elementCount(x.shape), typeCode(y), typeCode(x)),
     gatherRows: (y, x, index) => kernels.gather_rows(y.address, x.address, index.address, dim(y, 0), dim(y, 1)),
     scatterRows: (dx, dy, index) =>
-      kernels.scatter_rows(dx.address, dy.address, index.address, dim(dy, 0), dim(dx, 0), dim(dx, 1)),
+      kernels.scatter_rows(dx.address, dy.address, index.address, dim(dy, 0), dim(dx, 0), dim(dx, 1), typeCode(dy)),
   };
 }

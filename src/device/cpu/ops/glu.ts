@@ -10,7 +10,16 @@ export function gluOps(kernels: Kernels): Pick<Ops, "gluForward" | "gluBackward"
       kernels.glu_forward(y.address, x.address, dim(y, 0), dim(y, 1), gelu ? 1 : 0, typeCode(x));
     },
     gluBackward(dx, dy, x, gelu) {
-      kernels.glu_backward(dx.address, dy.address, x.address, dim(dy, 0), dim(dy, 1), gelu ? 1 : 0, typeCode(x));
+      kernels.glu_backward(
+        dx.address,
+        dy.address,
+        x.address,
+        dim(dy, 0),
+        dim(dy, 1),
+        gelu ? 1 : 0,
+        typeCode(x),
+        typeCode(dx),
+      );
     },
   };
 }

@@ -18,7 +18,7 @@ export function rmsnormOps(kernels: Kernels): Pick<Ops, "rmsnormForward" | "rmsn
       expectShape(strided, `${weight.name}: dresidual and dx differ`);
       const operands = [dx, dweight, dy, x, weight, rstd].map(addressOf);
       const strides = [dx.rowStride, dy.rowStride, x.rowStride];
-      const types = [typeCode(x), typeCode(weight)];
+      const types = [typeCode(dx), typeCode(dy), typeCode(x), typeCode(weight)];
       kernels.rmsnorm_backward(
         ...operands,
         addressOf(dresidual),

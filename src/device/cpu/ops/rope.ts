@@ -15,7 +15,7 @@ export function ropeOps(kernels: Kernels): Pick<Ops, "ropeForward" | "ropeBackwa
       kernels.rope_forward(...args(x, positions, cos, sin, headDim), typeCode(x));
     },
     ropeBackward(dx, positions, cos, sin, headDim) {
-      kernels.rope_backward(...args(dx, positions, cos, sin, headDim));
+      kernels.rope_backward(...args(dx, positions, cos, sin, headDim), typeCode(dx));
     },
   };
 }
