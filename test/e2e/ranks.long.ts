@@ -110,14 +110,16 @@ test("the plan of each rank is what it takes, and less with its share of the opt
     },
   });
   const flags = { ...rankTraining, model, beta: 0, save_steps: 2, max_steps: 2, per_device_train_batch_size: 4 };
-  const held = async (shard_optimizer: boolean) => {
+  const held = async (shard_optimizer: boolean, exchange: "tcp" | "" = "tcp") => {
     const argv = argvOf({ ...flags, ranks: 4, shard_optimizer });
     const plan = await grpo(["plan", ...argv], { seconds: 120 });
     expect(plan.code).toBe(0);
     const planned = [...plan.out.matchAll(/^peak of rank \d+ +([\d.]+)$/gm)].map(([, text]) => Number(text) * 2 ** 20);
     expect(planned).toHaveLength(4);
     const folder = work.at(`memory ${shard_optimizer}`);
-    const run = start(["train", ...argv, "--output_dir", folder], { seconds: 240 });
+    // What sockets hold is in the estimate of the program; without them ranks take less (40 MiB here).
+    const env = { BUN_GRPO_RANKS_EXCHANGE: exchange };
+    const run = start(["train", ...argv, "--output_dir", folder, "--overwrite"], { env, seconds: 240 });
     const used = [0, 0, 0, 0];
     const look = setInterval(() => {
       for (const [r, pid] of childrenOf(run.process.pid).entries()) used[r] = Math.max(used[r]!, anonymousBytesOf(pid));
@@ -125,10 +127,14 @@ test("the plan of each rank is what it takes, and less with its share of the opt
     const { code, err } = await run.finished;
     clearInterval(look);
     expect({ code, err }).toEqual({ code: 0, err: "" });
-    for (const [r, bytes] of used.entries()) expect(Math.abs(bytes / planned[r]! - 1)).toBeLessThan(0.05);
+    for (const [r, bytes] of used.entries()) {
+      expect(bytes / planned[r]!).toBeLessThan(exchange ? 1.05 : 1);
+      expect(bytes / planned[r]!).toBeGreaterThan(exchange ? 0.95 : 0.9);
+    }
     return { planned, checkpoint: checkpointBytes(join(folder, "checkpoint-2")) };
   };
   const [whole, divided] = [await held(false), await held(true)];
+  await held(true, "");
   expect(divided.checkpoint).toEqual(whole.checkpoint);
   for (const [r, bytes] of divided.planned.entries()) expect(bytes).toBeLessThan(0.8 * whole.planned[r]!);
 });
