@@ -179,7 +179,7 @@ export const PAGE_TOKENS = 64;
 export interface AdapterTerm {
   readonly down: Tensor; // act (M, r)
   readonly b: Weight; // (columns, r)
-  /** The first column: a multiple of `Device.rowBlock`, unless it is the only term. */
+  /** The first column: a multiple of `Device.rowBlock`. No two terms share columns. */
   readonly from: number;
 }
 
@@ -253,7 +253,10 @@ export interface Ops {
    * past. Segments with the same prefix follow it one after the other. qkv (T, (H + 2·Hkv)·Dh) has q, k, v side by side.
    */
   attentionForward(out: Tensor, lse: Tensor | null, qkv: Tensor, segments: Tensor, shape: AttentionShape): void;
-  /** dqkv = …; `scratch` (rows, Hkv·2·Dh′) holds what completions add to their prompts, at least the longest prefix. */
+  /**
+   * dqkv = …; `scratch` (rows, Device.attentionScratchElements) holds what completions add to their prompts: rows for at least the
+   * longest prefix.
+   */
   attentionBackward(
     dqkv: Tensor,
     dout: Tensor,

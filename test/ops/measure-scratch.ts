@@ -31,17 +31,24 @@ function integers(...values: number[]): Tensor {
 const heads = shape.heads * shape.headDim;
 const qkvWidth = (shape.heads + 2 * shape.kvHeads) * shape.headDim;
 const headRows = Math.min(T, 64);
+
+/** Of a large adapter. */
+const ADAPTER_RANK = 512;
+
 for (const dtype of ["float32", "bfloat16"] as const) {
+  const grad = device.gradientDType(dtype);
   for (const [N, K] of [
     [2 * F, D],
     [D, F],
     [qkvWidth, D],
     [D, heads],
   ] as const) {
-    const [w, x, dy] = [weight(dtype, N, K), make(dtype, T, K), make("float32", T, N)];
+    const [w, x, dy] = [weight(dtype, N, K), make(dtype, T, K), make(grad, T, N)];
     ops.matmulForward(make(dtype, T, N), x, w, null);
     ops.matmulForward(make(dtype, 1, N), rows(x, 0, 1), w, null);
-    ops.matmulBackwardInput(make("float32", T, K), dy, w);
+    ops.matmulBackwardInput(make(grad, T, K), dy, w);
+    const term = { down: make(dtype, T, ADAPTER_RANK), b: weight(dtype, N, ADAPTER_RANK), from: 0 };
+    ops.adaptedForward(make(dtype, T, N), x, w, null, [term]);
     ops.matmulBackwardWeight(make("float32", w.elements), dy, x, w);
   }
   const prompt = Math.floor(longest / 2);
@@ -51,7 +58,7 @@ for (const dtype of ["float32", "bfloat16"] as const) {
   const [out, lse] = [make(dtype, longest, heads), make("float32", longest, shape.heads)];
   ops.attentionForward(out, lse, qkv, segments, shape);
   const scratch = make("float32", longest, device.attentionScratchElements(shape));
-  const [dqkv, dout] = [make("float32", longest, qkvWidth), make("float32", longest, heads)];
+  const [dqkv, dout] = [make(grad, longest, qkvWidth), make(grad, longest, heads)];
   ops.attentionBackward(dqkv, dout, qkv, out, lse, segments, scratch, shape);
   const page = device.pageElements(shape);
   const pages = { keys: make(dtype, 2, page.keys), values: make(dtype, 2, page.values) };

@@ -219,7 +219,17 @@ const three = [
 ];
 const [q, , v] = three;
 
+/** Terms that begin or end within a pair of panels, with columns of none between them. */
+const apart = [
+  { rank: 5, from: 16, N: 24 },
+  { rank: 3, from: 48, N: 16 },
+  { rank: 64, from: 64, N: 67 },
+];
+
 const adaptedCases: readonly OpCase[] = [
+  adapted({ M: 70, N: 131, K: 100, x: "bf16", y: "f32", terms: apart.slice(1) }),
+  adapted({ M: 7, N: 131, K: 1100, x: "bf16", y: "f32", terms: apart, bias: true, accumulate: true, gap: 3 }),
+  adaptedAlone({ M: 40, N: 131, K: 70, x: "bf16", y: "bf16", terms: apart, bias: true }),
   adapted({ M: 1, N: 128, K: 64, x: "f32", y: "f32", terms: three }),
   adapted({ M: 33, N: 128, K: 100, x: "f32", y: "f32", terms: three, bias: true }),
   adapted({ M: 500, N: 128, K: 1025, x: "f32", y: "f32", terms: [q!, v!], gap: 5 }),
