@@ -31,7 +31,12 @@ beforeAll(async () => {
   libraryFolder = (await buildEmulator()).folder;
   control = openControl(libraryFolder);
 });
-afterAll(() => control.reset());
+afterAll(() => {
+  // Other files use the same emulator.
+  control.setStreams("eager");
+  control.setCheck(false);
+  control.reset();
+});
 
 const advisory = ["bank-conflict", "uncoalesced"];
 const faults = () => control.reports().filter(({ kind }) => !advisory.includes(kind));
