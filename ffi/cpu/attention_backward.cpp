@@ -242,8 +242,9 @@ void attention_backward(void* dq, void* dk, void* dv, const void* dout, const vo
                         int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldq, int32_t ldo,
                         float scale, int32_t dtype, int32_t) {
   WITH_DTYPE(dtype, TX, {
-    Gradient<TX> g{(float*)dq, (float*)dk, (float*)dv, (const float*)dout, (const TX*)q, (const TX*)k, (const TX*)v, (const TX*)out, lse, segments, S, H, Hkv,
-                   H / Hkv, Dh, padded(Dh), window_tokens(window), ldq, ldo, scale, nullptr, nullptr};
+    Gradient<TX> g{(float*)dq, (float*)dk, (float*)dv, (const float*)dout, (const TX*)q, (const TX*)k, (const TX*)v,
+                   (const TX*)out, lse, segments, S, H, Hkv, H / Hkv, Dh, padded(Dh), window_tokens(window), ldq, ldo,
+                   scale, nullptr, nullptr};
     int64_t pairs = 0;
     int64_t query_blocks = 0;
     for (int64_t s = 0; s < S; s++) {

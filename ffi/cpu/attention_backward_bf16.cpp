@@ -25,10 +25,9 @@ struct TileGradient {
 
   int64_t depth() const { return whole_groups(Dh); }
   int64_t width() const { return value_width(Dh); }
+  int64_t row_floats() const { return attention_scratch_elements((int32_t)Hkv, (int32_t)Dh); }
   // A head's keys and values in a row of scratch, one beside the other.
-  float* share(int64_t row, int64_t h) const {
-    return scratch + row * attention_scratch_elements((int32_t)Hkv, (int32_t)Dh) + h * 2 * width();
-  }
+  float* share(int64_t row, int64_t h) const { return scratch + row * row_floats() + h * 2 * width(); }
   float* sum(int64_t row, int64_t h) const { return share(row, Hkv + h); }
   // The segment after i attends to segment i, and so may others that follow.
   bool shared(int64_t i) const {
@@ -327,7 +326,7 @@ static void segment_gradients(const TileGradient& g, int64_t index, int64_t h, c
         store_upto(dq + d, load(t.dq + (d / COLUMNS * t.most + r) * COLUMNS + d % COLUMNS), (int)smaller(W, Dh - d));
     }
   }
-  const int64_t row = attention_scratch_elements((int32_t)g.Hkv, (int32_t)Dh), own = prefix_blocks * KEYS;
+  const int64_t row = g.row_floats(), own = prefix_blocks * KEYS;
   const auto write = [&](auto* keys, auto* values, int64_t ld, int64_t from, int64_t to) {
     write_keys(keys, ld, k.dkeys, from, to, Dh, width);
     write_keys(values, ld, k.dvalues, from, to, Dh, width);
@@ -346,7 +345,9 @@ static void add_shares(const TileGradient& g, int64_t first, int64_t last, int64
   const int64_t start = prompt ? segment[0] : segment[2], length = prompt ? segment[1] : segment[3];
   const ScratchPlace place = scratch_place(g, first, index);
   int64_t share = place.share, i = index + (prompt ? 1 : 0);
-  const auto belongs = [&](int64_t other) { return other < g.S && g.segments[4 * other + 3] > 0 && g.segments[4 * other + 2] == start; };
+  const auto belongs = [&](int64_t other) {
+    return other < g.S && g.segments[4 * other + 3] > 0 && g.segments[4 * other + 2] == start;
+  };
   for (; i < last && belongs(i); i++, share += length)
     for (int64_t j = 0; j < length; j++) {
       float* sum = g.sum(place.sum + j, h);

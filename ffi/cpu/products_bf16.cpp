@@ -306,7 +306,7 @@ struct PairedRows {
 class Terms {
  public:
   static constexpr bool NONE = false;
-  Terms(const AdapterTerm* terms, int64_t count, bool wide) : terms_(terms), count_(count), wide_(wide) {}
+  Terms(const AdapterTerm* terms, int64_t count, int32_t dtype) : terms_(terms), count_(count), dtype_(dtype) {}
 
   // The product of the term that has all of the block's panels; null: none has.
   const Block* whole(int64_t row, int64_t rows, int64_t p, int64_t panels) {
@@ -316,10 +316,9 @@ class Terms {
     });
     return block_.depth > 0 ? &block_ : nullptr;
   }
-  // Adds those of the terms that have some of them.
+  // Adds those of the terms that have some of them, where none has all.
   void add_parts(Tiles& tiles, float* c, int64_t row, int64_t rows, int64_t p, int64_t panels) {
     each(row, rows, p, panels, [&](Block block, int64_t from, int64_t width) {
-      if (width == panels) return;
       block.from = block.to = c + (from - p) * PANEL;
       multiply(tiles, rows, width, block, [](int64_t) {});
     });
@@ -345,7 +344,7 @@ class Terms {
     for (const AdapterTerm* t = terms_; t < terms_ + count_; t++) elements += whole_groups(t->rank);
     bf16* to = strip_ = (bf16*)thread_scratch(0, STRIP * elements * (int64_t)sizeof(bf16));
     for (const AdapterTerm* t = terms_; t < terms_ + count_; t++)
-      WITH_DTYPE(wide_ ? 0 : BFLOAT16, T, {
+      WITH_DTYPE(dtype_, T, {
         for (int64_t i = 0; i < rows; i++)
           for (int64_t k = 0; k < whole_groups(t->rank); k += GROUP) {
             const Pairs halves = whole_row((const T*)t->down + (row + i) * t->ld + k, t->rank - k);
@@ -358,7 +357,7 @@ class Terms {
 
   const AdapterTerm* terms_;
   int64_t count_;
-  bool wide_;
+  int32_t dtype_;  // of `down`
   int64_t row_ = -1;
   bf16* strip_ = nullptr;
   Block block_{nullptr, 0, 0, nullptr, 0, 0, nullptr, nullptr};
@@ -502,7 +501,7 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
               };
               multiply<B_STREAMS>(tiles, count_rows, width, block, meanwhile);
               if (!done) continue;
-              terms.add_parts(tiles, to, row + r, count_rows, p, width);
+              if (!more) terms.add_parts(tiles, to, row + r, count_rows, p, width);
               pending.finish();
               pending = Pending<Output>{&output, to, row + r, p * PANEL, count_rows};
               turn ^= 1;
@@ -589,17 +588,24 @@ static void row_products(const T* x, int64_t ldx, int64_t M, int64_t panels, int
   products(M, panels, padded, rows, right, output, added);
 }
 
+// Of a weight as it is stored, and of what is added to its sums.
+template <class Added>
+static void forward(void* y, const void* x, const void* w, const void* bias, int64_t M, int64_t N, int64_t K, int64_t ldy,
+                    int64_t ldx, int32_t ydtype, int32_t xdtype, bool accumulate, float factor, const Added& added) {
+  if (M <= 0 || N <= 0) return;
+  const StoredPanels panels{(const bf16*)w, whole_groups(K)};
+  WITH_DTYPE(ydtype, TY, WITH_DTYPE(xdtype, TX, {
+    const RowOutput<TY> output{(TY*)y, ldy, N, (const bf16*)bias, accumulate, factor};
+    row_products((const TX*)x, ldx, M, ceil_div(N, PANEL), K, panels, output, added);
+  }));
+}
+
 static void matmul_forward(void* y, const void* x, const void* w, const void* bias, int32_t M, int32_t N, int32_t K,
                            int32_t ldy, int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype,
                            int32_t accumulate, float factor) {
   if (wdtype != BFLOAT16)
     return BASE_PATH::matmul_forward(y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate, factor);
-  if (M <= 0 || N <= 0) return;
-  const StoredPanels panels{(const bf16*)w, whole_groups(K)};
-  WITH_DTYPE(ydtype, TY, WITH_DTYPE(xdtype, TX, {
-    const RowOutput<TY> output{(TY*)y, ldy, N, (const bf16*)bias, accumulate != 0, factor};
-    row_products((const TX*)x, ldx, M, ceil_div(N, PANEL), K, panels, output);
-  }));
+  forward(y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, accumulate != 0, factor, NoTerms{});
 }
 
 static void adapted_forward(void* y, const void* x, const void* w, const void* bias, const AdapterTerm* terms,
@@ -607,12 +613,7 @@ static void adapted_forward(void* y, const void* x, const void* w, const void* b
                             int32_t xdtype, int32_t wdtype, int32_t accumulate) {
   if (wdtype != BFLOAT16)
     return BASE_PATH::adapted_forward(y, x, w, bias, terms, count, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate);
-  if (M <= 0 || N <= 0) return;
-  const StoredPanels panels{(const bf16*)w, whole_groups(K)};
-  WITH_DTYPE(ydtype, TY, WITH_DTYPE(xdtype, TX, {
-    const RowOutput<TY> output{(TY*)y, ldy, N, (const bf16*)bias, accumulate != 0, 1};
-    row_products((const TX*)x, ldx, M, ceil_div(N, PANEL), K, panels, output, Terms(terms, count, sizeof(TX) == sizeof(float)));
-  }));
+  forward(y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, accumulate != 0, 1, Terms(terms, count, xdtype));
 }
 
 static void matmul_backward_input(void* dx, const void* dy, const void* w, int32_t M, int32_t N, int32_t K,

@@ -82,10 +82,12 @@ void rmsnorm_backward(void* dx, float* dweight, const void* dy, const void* x, c
     // row where D allows.
     const int64_t range = (D >= 32 * PANEL ? 2 : 1) * PANEL;
     if (dweight) parallel(ceil_div(D, range), [&](int64_t block) {
+      const TY* grad = (const TY*)dy;
       int64_t d = block * range;
       const int64_t to = smaller(D, d + range);
-      for (; d + 2 * PANEL <= to; d += 2 * PANEL) weight_gradient<2 * PV>(dweight, (const TY*)dy, (const TX*)x, rstd, T, H, D, lddy, ldx, d);
-      for (; d < to; d += W) weight_gradient<1>(dweight, (const TY*)dy, (const TX*)x, rstd, T, H, D, lddy, ldx, d);
+      for (; d + 2 * PANEL <= to; d += 2 * PANEL)
+        weight_gradient<2 * PV>(dweight, grad, (const TX*)x, rstd, T, H, D, lddy, ldx, d);
+      for (; d < to; d += W) weight_gradient<1>(dweight, grad, (const TX*)x, rstd, T, H, D, lddy, ldx, d);
     });
     parallel(ceil_div(T, 8), [&](int64_t block) {
       for (int64_t i = block * 8 * H; i < smaller(T, block * 8 + 8) * H; i++) {

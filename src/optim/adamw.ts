@@ -21,7 +21,7 @@ import {
   usualForm,
 } from "./form.ts";
 import { afterPieces, forEachPiece, planRing, type Ring, requireStaging } from "./offload.ts";
-import { elementsOf, type Moments, type OptimizedParameter, type OptimizedPart } from "./parts.ts";
+import { elementsOf, type Moments, type OptimizedParameter, type OptimizedPart, rangeOf } from "./parts.ts";
 
 export interface OptimizerSettings {
   readonly beta1: number;
@@ -287,8 +287,7 @@ export function wholeState(
 
 /** What such a buffer has of some of the parameter's elements, from a multiple of MOMENT_BLOCK. */
 export function stateRange(whole: Tensor, kind: StateBuffer, from: number, count: number): Tensor {
-  const per = elementsPer(kind);
-  return rows(whole, from / per, Math.ceil(count / per));
+  return rangeOf(whole, elementsPer(kind), from, count);
 }
 
 /** Sets masters to the parameters. Moments are zero, as new memory is, and so are lower halves of masters. */

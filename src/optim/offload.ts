@@ -4,13 +4,13 @@
  * the next is copied in and the one before copied back. AdamW is elementwise and random numbers are counted by element, so
  * pieces change no bit.
  */
-import type { Device, QuantizedMoment, Staged } from "../device/device.ts";
+import type { Device, Staged } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { bytesPerElement } from "../tensor/dtype.ts";
 import { aligned, type PlanBuilder } from "../tensor/plan.ts";
 import { byteLength, rows, type Tensor, tensor } from "../tensor/tensor.ts";
 import { MOMENT_BLOCK } from "./form.ts";
-import { elementsOf, type Moments, type OptimizedPart } from "./parts.ts";
+import { elementsOf, mapMoments, type OptimizedPart, rangeOf } from "./parts.ts";
 
 /** Pieces under way: one copied in, one updated, one copied back. */
 const SLOTS = 3;
@@ -64,38 +64,11 @@ export function planRing(
   return (tensors) => ({ slots: names.map((name) => tensors.get(name)!), next: 0 });
 }
 
-/** A state's buffers in order; a parameter that is its own master has no other. */
-function buffersOf({ master, moments }: State, uses: Uses, ownMaster: boolean) {
-  const own = uses.master && master && !ownMaster ? [{ buffer: master, copies: uses.master }] : [];
-  if (!uses.moments) return own;
-  const copies = uses.moments;
-  const { m, v } = moments;
-  const all =
-    moments.bits === 32 ? [m as Tensor, v as Tensor] : [m, v].flatMap((each) => bothOf(each as QuantizedMoment));
-  return [...own, ...all.map((buffer) => ({ buffer, copies }))];
-}
-
-const bothOf = ({ codes, absmax }: QuantizedMoment): Tensor[] => [codes, absmax];
-
 /** Elements of a piece whose buffers fill a slot; whole blocks of moments in 8 bits, and of random numbers. */
 function pieceElements(part: OptimizedPart, slotBytes: number): number {
   const moments = part.moments.bits === 32 ? 8 : 2 + 8 / MOMENT_BLOCK;
   const perElement = moments + (part.master === null ? 0 : bytesPerElement(part.master.dtype));
   return Math.max(1, Math.floor((slotBytes - 5 * aligned(1)) / perElement / MOMENT_BLOCK)) * MOMENT_BLOCK;
-}
-
-/** The state of elements [from, from + count), where it is. */
-function stateOf({ master, moments }: State, from: number, count: number): State {
-  const some = (buffer: Tensor) => rows(buffer, from, count);
-  const coded = ({ codes, absmax }: QuantizedMoment): QuantizedMoment => ({
-    codes: some(codes),
-    absmax: rows(absmax, from / MOMENT_BLOCK, Math.ceil(count / MOMENT_BLOCK)),
-  });
-  const own: Moments =
-    moments.bits === 32
-      ? { bits: 32, m: some(moments.m), v: some(moments.v) }
-      : { bits: 8, m: coded(moments.m), v: coded(moments.v) };
-  return { master: master && some(master), moments: own };
 }
 
 /**
@@ -122,31 +95,27 @@ export function forEachPiece(
     const index = ring.next;
     ring.next = (index + 1) % ring.slots.length;
     const slot = ring.slots[index]!;
-    const inHost = stateOf(part, first, count);
     const staged: Staged[] = [];
     let at = 0;
-    for (const { buffer, copies } of buffersOf(inHost, uses, isOwnMaster)) {
-      const room = tensor(buffer.name, slot.address + at, buffer.dtype, buffer.shape);
-      staged.push({ host: buffer, device: room, copies });
+    /** The piece's part of a buffer: where it is or, if the work needs it, its room in the slot. */
+    const taken = (buffer: Tensor, per: number, copies: Staged["copies"] | undefined): Tensor => {
+      const host = rangeOf(buffer, per, first, count);
+      if (copies === undefined) return host;
+      const room = tensor(host.name, slot.address + at, host.dtype, host.shape);
+      staged.push({ host, device: room, copies });
       at += aligned(byteLength(room));
-    }
-    if (at > byteLength(slot))
-      throw new RangeError(`${part.name}: ${at} bytes of states in a slot of ${byteLength(slot)}`);
-    const rooms = new Map(staged.map(({ host, device: room }) => [host, room]));
-    const room = (buffer: Tensor): Tensor => rooms.get(buffer) ?? buffer;
-    const coded = ({ codes, absmax }: QuantizedMoment) => ({ codes: room(codes), absmax: room(absmax) });
-    const { master, moments } = inHost;
+      return room;
+    };
     const piece: Piece = {
       ...part,
       weight: elementsOf(weight, first, count),
       gradient: rows(gradient, first, count),
-      master: master && room(master),
-      moments:
-        moments.bits === 32
-          ? { bits: 32, m: room(moments.m), v: room(moments.v) }
-          : { bits: 8, m: coded(moments.m), v: coded(moments.v) },
+      master: part.master && taken(part.master, 1, isOwnMaster ? undefined : uses.master),
+      moments: mapMoments(part.moments, (buffer, per) => taken(buffer, per, uses.moments)),
       first,
     };
+    if (at > byteLength(slot))
+      throw new RangeError(`${part.name}: ${at} bytes of states in a slot of ${byteLength(slot)}`);
     staging.through(index, staged, () => work(piece));
   }
 }

@@ -1,7 +1,8 @@
 /** What an optimizer updates: parameters, with masters and moments of those of their elements that this process has. */
 import type { QuantizedMoment, Weight } from "../device/device.ts";
 import { bytesPerElement } from "../tensor/dtype.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { rows, type Tensor } from "../tensor/tensor.ts";
+import { MOMENT_BLOCK } from "./form.ts";
 
 export interface OptimizedParameter {
   readonly weight: Weight;
@@ -23,6 +24,25 @@ export interface OptimizedPart extends OptimizedParameter {
 export type Moments =
   | { readonly bits: 32; readonly m: Tensor; readonly v: Tensor }
   | { readonly bits: 8; readonly m: QuantizedMoment; readonly v: QuantizedMoment };
+
+/**
+ * Moments with each of their buffers replaced, in order.
+ *
+ * @param replace `per`: elements of the parameter to a number of the buffer
+ */
+export function mapMoments(moments: Moments, replace: (buffer: Tensor, per: number) => Tensor): Moments {
+  if (moments.bits === 32) return { bits: 32, m: replace(moments.m, 1), v: replace(moments.v, 1) };
+  const coded = ({ codes, absmax }: QuantizedMoment): QuantizedMoment => ({
+    codes: replace(codes, 1),
+    absmax: replace(absmax, MOMENT_BLOCK),
+  });
+  return { bits: 8, m: coded(moments.m), v: coded(moments.v) };
+}
+
+/** What a buffer has of elements [from, from + count) of a parameter; `from` is a multiple of `per`, the elements to a number. */
+export function rangeOf(buffer: Tensor, per: number, from: number, count: number): Tensor {
+  return rows(buffer, from / per, Math.ceil(count / per));
+}
 
 /** Some elements of a parameter, in its own layout: for what is elementwise. */
 export function elementsOf(weight: Weight, from: number, count: number): Weight {

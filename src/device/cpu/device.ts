@@ -57,6 +57,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
   const storesBfloat16 = bfloat16Paths.includes(path);
   const peaks = new Map<ComputeDType, number>();
   const storedDType = (dtype: ComputeDType): ComputeDType => (storesBfloat16 ? dtype : "float32");
+  const sizes = kernelSizes(library, threads);
   return {
     kind: "cpu",
     library,
@@ -66,7 +67,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     numericsKey: `cpu ${process.arch} ${path}`,
     exactlyOnPolicy: true,
     queuesWork: false,
-    ops: cpuOps(library.kernels, { gradientDType: storedDType }),
+    ops: cpuOps(library.kernels, { gradientDType: storedDType, rowBlock: sizes.rowBlock }),
     peakFlops(dtype) {
       const peak = peaks.get(dtype) ?? library.peakGflops(PEAK_MILLISECONDS, dtype) * 1e9;
       peaks.set(dtype, peak);
@@ -100,7 +101,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     masterDType: "uint16",
     parameterLayout: (dtype) => (storesBfloat16 && dtype === "bfloat16" ? "panels of pairs" : "panels"),
     decodeBucket: (sequences) => sequences,
-    ...kernelSizes(library, threads),
+    ...sizes,
     staging: null,
     peers: null,
     prepare() {}, // each thread grows its own scratch

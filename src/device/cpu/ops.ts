@@ -12,13 +12,13 @@ import { rmsnormOps } from "./ops/rmsnorm.ts";
 import { ropeOps } from "./ops/rope.ts";
 import { sampleOps } from "./ops/sample.ts";
 
-export function cpuOps(kernels: Kernels, { gradientDType }: Pick<Device, "gradientDType">): Ops {
+export function cpuOps(kernels: Kernels, device: Pick<Device, "gradientDType" | "rowBlock">): Ops {
   const flat = flatOps(kernels);
-  const matmul = matmulOps(kernels);
+  const matmul = matmulOps(kernels, device);
   const rope = ropeOps(kernels);
   return {
     ...matmul,
-    ...lmHeadOps(kernels, { ...matmul, ...flat, gradientDType }),
+    ...lmHeadOps(kernels, { ...matmul, ...flat }, device),
     ...attentionOps(kernels, rope),
     ...embeddingOps(kernels),
     ...expertOps(kernels),

@@ -11,8 +11,7 @@ import { typeCode } from "../operands.ts";
 type Products = Pick<
   Ops,
   "matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight" | "softcapForward" | "softcapBackward"
-> &
-  Pick<Device, "gradientDType">;
+>;
 
 /** The gradient of logits in their own place: each row begins where that of the logits does. */
 function inPlace(logits: Tensor, dtype: Tensor["dtype"]): Tensor {
@@ -20,7 +19,11 @@ function inPlace(logits: Tensor, dtype: Tensor["dtype"]): Tensor {
   return { ...logits, dtype, rowStride };
 }
 
-export function lmHeadOps(kernels: Kernels, products: Products): Pick<Ops, "lmHeadForward" | "lmHeadBackward"> {
+export function lmHeadOps(
+  kernels: Kernels,
+  products: Products,
+  { gradientDType }: Pick<Device, "gradientDType">,
+): Pick<Ops, "lmHeadForward" | "lmHeadBackward"> {
   return {
     lmHeadForward(logprob, entropy, lse, logits, hidden, w, entryStart, targets, temperature, cap = null) {
       products.matmulForward(logits, hidden, w, null);
@@ -46,7 +49,7 @@ export function lmHeadOps(kernels: Kernels, products: Products): Pick<Ops, "lmHe
     ) {
       if (again) products.matmulForward(logits, hidden, w, null);
       if (again && cap) products.softcapForward(logits, cap.cap);
-      const dlogits = cap ? cappedGradient(cap, logits) : inPlace(logits, products.gradientDType(w.dtype));
+      const dlogits = cap ? cappedGradient(cap, logits) : inPlace(logits, gradientDType(w.dtype));
       const gradients = [dlogits, logits, dlogprob, dentropy];
       const buffers = [...gradients, starts, targets, lse, entropy].map((t) => t.address);
       const sizes = [dim(hidden, 0), dim(w, 0)];

@@ -1,17 +1,14 @@
 /** Calls of ffi/cpu/matmul.cpp: products with a weight. */
 import type { Kernels } from "../../../../ffi/bindings/cpu.ts";
 import { columns } from "../../../tensor/tensor.ts";
-import type { Ops } from "../../device.ts";
+import type { Device, Ops } from "../../device.ts";
 import { backwardInputSizes, backwardWeightSizes, dim, expectShape, forwardSizes } from "../../operands.ts";
 import { addressOf, typeCode, weightCode } from "../operands.ts";
 import { openTermTables } from "../terms.ts";
 
 type MatmulOp = "matmulForward" | "adaptedForward" | "matmulBackwardInput" | "matmulBackwardWeight" | "biasBackward";
 
-/** Columns of a panel (ffi/cpu/simd.h). */
-const PANEL = 16;
-
-export function matmulOps(kernels: Kernels): Pick<Ops, MatmulOp> {
+export function matmulOps(kernels: Kernels, { rowBlock }: Pick<Device, "rowBlock">): Pick<Ops, MatmulOp> {
   const tables = openTermTables();
   return {
     matmulForward(y, x, w, bias, accumulate = false, factor = 1) {
@@ -24,7 +21,7 @@ export function matmulOps(kernels: Kernels): Pick<Ops, MatmulOp> {
     adaptedForward(y, x, w, bias, terms, accumulate = false) {
       const sizes = forwardSizes(y, x, w);
       for (const { down, b, from } of terms) {
-        expectShape(from % PANEL === 0, `${b.name}: begins at column ${from}, not at a multiple of ${PANEL}`);
+        expectShape(from % rowBlock === 0, `${b.name}: begins at column ${from}, not at a multiple of ${rowBlock}`);
         forwardSizes(columns(y, from, dim(b, 0)), down, b);
       }
       const buffers = [y.address, x.address, w.address, addressOf(bias), tables.of(terms)];
