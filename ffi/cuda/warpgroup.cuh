@@ -126,6 +126,15 @@ INLINE void product(float (&d)[16][4], u64 a, u64 b, bool add) {
       : "memory");
 }
 
+INLINE void product(float (&d)[8][4], u64 a, u64 b, bool add) {
+  asm volatile(
+      "{ .reg .pred add; setp.ne.u32 add, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" REGISTERS_32
+      "}, %32, %33, add, 1, 1, 0, 0; }"
+      : FRAGMENTS_8(d)
+      : "l"(a), "l"(b), "r"((u32)add)
+      : "memory");
+}
+
 // a in registers, a fragment of tensor_core.cuh; b's 16 rows in shared memory.
 INLINE void product(float (&d)[16][4], const u32 (&a)[4], u64 b, bool add) {
   asm volatile(
