@@ -23,17 +23,24 @@ static_assert(TILE == ROWS && TILE % QUERIES == 0, "a unit's tiles are a consume
 // behind them and not `reach` rows before them.
 struct Step {
   int query, from, to, reach;
-  bool more;  // of this unit
+  bool more;        // of this unit
+  int rows, stats;  // that are there, and where their statistics begin
+};
+
+// What consumers read of a stage.
+struct alignas(128) Stage {
+  float exponents[QUERIES], deltas[QUERIES];
+  alignas(128) Step step;
 };
 
 struct Control {
-  u64 steps_full[STAGES], steps_free[STAGES];
+  u64 planned[STAGES], steps_full[STAGES], steps_free[STAGES];
+  u64 partial[STAGES];       // copies that the producer waits for itself
   u64 keys_full, keys_free;  // of values and `work` as well
-  u64 partial;               // copies that the producer waits for itself
   Work work;                 // a segment of -1: there is no more
   int head, first_key;
-  Step steps[STAGES];
-  float exponents[STAGES][QUERIES], deltas[STAGES][QUERIES];
+  QueryWalk<QUERIES> walk;   // the producer's
+  Stage stages[STAGES];
 };
 static_assert(CONTROL_AT + sizeof(Control) <= SHARED_BYTES, "shared memory of a launch");
 
@@ -43,7 +50,7 @@ struct Inputs {
   const float2* stats;
   const int4* units;
   const int* segments;
-  int items, T, H, Hkv, window;  // items: of the list of units and heads
+  int items, T, Hkv, group, k_column, v_column, window;  // items: of the list of units and heads
 };
 
 // ---- the producer
@@ -58,86 +65,91 @@ INLINE bool is_behind(const QueryWalk<QUERIES>& walk, int first_key, int window)
   return WINDOWED && walk.row >= first_key + TILE + walk.shift + window;
 }
 
-// The walk's step of `head`, and the walk to the unit's next one. Rows that are not there are zeros, with statistics of
-// zero: they add nothing to dk and dv.
-INLINE bool produce_step(char* memory, Control& control, const Inputs& in, QueryWalk<QUERIES>& walk, int first_key,
-                         int head, Place place, int& partial_parity) {
-  const int lane = threadIdx.x % WARP, group = in.H / in.Hkv, rows = walk.rows(), query = walk.row;
-  const int query_head = head * group + walk.head;
-  float2 stats[QUERIES / WARP];
-#pragma unroll
-  for (int i = 0; i < QUERIES / WARP; i++) {
-    const int row = i * WARP + lane;
-    stats[i] = row < rows ? in.stats[(i64)query_head * in.T + query + row] : make_float2(0, 0);
-  }
-  const u32 full = shared_address(&control.steps_full[place.stage]);
-  barrier_wait(shared_address(&control.steps_free[place.stage]), place.parity ^ 1);
-#pragma unroll
-  for (int i = 0; i < QUERIES / WARP; i++) {
-    control.exponents[place.stage][i * WARP + lane] = stats[i].x;
-    control.deltas[place.stage][i * WARP + lane] = stats[i].y;
-  }
-  Step& step = control.steps[place.stage];
-  if (lane == 0) step.query = query, step.from = walk.from, step.to = walk.to, step.reach = walk.shift + in.window;
+// Announces the walk's step and has it fetched, and goes on to the unit's next one.
+INLINE void plan_step(Control& control, const Inputs& in, u32 steps, int stage) {
+  QueryWalk<QUERIES>& walk = control.walk;
+  Step& step = control.stages[stage].step;
+  const int query = walk.row, rows = walk.rows(), head = control.head * in.group + walk.head;
+  const u32 barrier = shared_address(rows < QUERIES ? &control.partial[stage] : &control.steps_full[stage]);
+  barrier_expect(barrier, 2 * STEP_BYTES);
+  copy_rows<QUERIES>(steps, in.qkv, head * HEAD_DIM, query, barrier);
+  copy_rows<QUERIES>(steps + STEP_BYTES, in.dout, head * HEAD_DIM, query, barrier);
+  step.query = query;
+  step.rows = rows;
+  step.from = walk.from;
+  step.to = walk.to;
+  step.reach = walk.shift + in.window;
+  step.stats = head * in.T + query;
   bool more;
-  do more = walk.advance(group);
-  while (more && is_behind(walk, first_key, in.window));
-  if (lane == 0) step.more = more;
-  __syncwarp();
-  char* const queries = memory + STEPS_AT + place.stage * 2 * STEP_BYTES;
-  const u32 shared = shared_address(queries), partial = shared_address(&control.partial);
-  const u32 barrier = rows < QUERIES ? partial : full;
-  if (lane == 0) {
-    barrier_expect(barrier, 2 * STEP_BYTES);
-    copy_rows<QUERIES>(shared, in.qkv, query_head * HEAD_DIM, query, barrier);
-    copy_rows<QUERIES>(shared + STEP_BYTES, in.dout, query_head * HEAD_DIM, query, barrier);
-  }
-  if (rows == QUERIES) return more;
-  barrier_wait(partial, partial_parity);
-  partial_parity ^= 1;
-  clear_rows<QUERIES>(queries, rows);
-  clear_rows<QUERIES>(queries + STEP_BYTES, rows);
-  publish_shared();
-  __syncwarp();
-  if (lane == 0) barrier_arrive(full);
-  return more;
+  do more = walk.advance(in.group);
+  while (more && is_behind(walk, control.first_key, in.window));
+  step.more = more;
 }
 
-INLINE void produce(char* memory, Control& control, const Inputs& in, int* next) {
-  const int lane = threadIdx.x % WARP;
-  const u32 keys_full = shared_address(&control.keys_full), keys_free = shared_address(&control.keys_free);
-  const u32 keys = shared_address(memory);
+// One thread, to which the walk belongs; registers being few here, it is in shared memory.
+INLINE void plan(char* memory, Control& control, const Inputs& in, int* next) {
+  const u32 keys_full = shared_address(&control.keys_full), keys = shared_address(memory);
   Place place;
-  int partial_parity = 0;
   for (int parity = 1;; parity ^= 1) {
-    const int item = __shfl_sync(ALL_LANES, lane == 0 ? atomicAdd(next, 1) : 0, 0);
+    const int item = atomicAdd(next, 1);
     const bool found = is_listed(in, item);
-    const Work work = found ? work_at(in.units, item / in.Hkv) : Work{-1};
-    const int head = item % in.Hkv;
-    barrier_wait(keys_free, parity);
+    barrier_wait(shared_address(&control.keys_free), parity);
     if (!found) {
       // Every block ends with one number too many; the last of these starts the count anew for the next launch.
       const int end = item - ((int)gridDim.x - 1);
-      const bool last = end >= 0 && !is_listed(in, end) && (end == 0 || is_listed(in, end - 1));
-      if (lane == 0) {
-        if (last) atomicExch(next, 0);
-        control.work.segment = -1;
-        barrier_arrive(keys_full);
-      }
+      if (end >= 0 && !is_listed(in, end) && (end == 0 || is_listed(in, end - 1))) atomicExch(next, 0);
+      control.work.segment = -1;
+      barrier_arrive(keys_full);
+      barrier_wait(shared_address(&control.steps_free[place.stage]), place.parity ^ 1);
+      control.stages[place.stage].step.rows = 0;
+      barrier_arrive(shared_address(&control.planned[place.stage]));
       return;
     }
-    const int first_key = segment_at(in.segments, work.segment).start + work.index * TILE;
-    if (lane == 0) {
-      control.work = work;
-      control.head = head;
-      control.first_key = first_key;
-      barrier_expect(keys_full, 2 * KEY_BYTES);
-      copy_rows<ROWS>(keys, in.qkv, (in.H + head) * HEAD_DIM, first_key, keys_full);
-      copy_rows<ROWS>(keys + VALUES_AT, in.qkv, (in.H + in.Hkv + head) * HEAD_DIM, first_key, keys_full);
+    const Work work = work_at(in.units, item / in.Hkv);
+    const int head = item % in.Hkv, first_key = segment_at(in.segments, work.segment).start + work.index * TILE;
+    control.work = work;
+    control.head = head;
+    control.first_key = first_key;
+    barrier_expect(keys_full, 2 * KEY_BYTES);
+    copy_rows<ROWS>(keys, in.qkv, in.k_column + head * HEAD_DIM, first_key, keys_full);
+    copy_rows<ROWS>(keys + VALUES_AT, in.qkv, in.v_column + head * HEAD_DIM, first_key, keys_full);
+    control.walk = QueryWalk<QUERIES>(in.segments, work);
+    for (bool more = true; more; place.advance()) {
+      barrier_wait(shared_address(&control.steps_free[place.stage]), place.parity ^ 1);
+      plan_step(control, in, keys + STEPS_AT + place.stage * 2 * STEP_BYTES, place.stage);
+      more = control.stages[place.stage].step.more;
+      barrier_arrive(shared_address(&control.planned[place.stage]));
     }
-    QueryWalk<QUERIES> walk(in.segments, work);
-    for (bool more = true; more; place.advance())
-      more = produce_step(memory, control, in, walk, first_key, head, place, partial_parity);
+  }
+}
+
+// One warp: the statistics of each step. Rows that are not there become zeros, with statistics of zero: they add nothing to
+// dk and dv.
+INLINE void complete(char* memory, Control& control, const Inputs& in) {
+  const int lane = threadIdx.x % WARP;
+  u32 parities = 0;  // of the next copies, by stage
+  for (Place place;; place.advance()) {
+    barrier_wait(shared_address(&control.planned[place.stage]), place.parity);
+    const int rows = control.stages[place.stage].step.rows, at = control.stages[place.stage].step.stats;
+    if (rows == 0) return;
+#pragma unroll
+    for (int row = lane; row < QUERIES; row += WARP) {
+      const float2 two = row < rows ? in.stats[at + row] : make_float2(0, 0);
+      control.stages[place.stage].exponents[row] = two.x;
+      control.stages[place.stage].deltas[row] = two.y;
+    }
+    const u32 full = shared_address(&control.steps_full[place.stage]);
+    if (rows < QUERIES) {
+      barrier_wait(shared_address(&control.partial[place.stage]), parities >> place.stage & 1);
+      parities ^= 1u << place.stage;
+      char* const steps = memory + STEPS_AT + place.stage * 2 * STEP_BYTES;
+      clear_rows<QUERIES>(steps, rows);
+      clear_rows<QUERIES>(steps + STEP_BYTES, rows);
+      publish_shared();
+      if (lane == 0) barrier_arrive(full);
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(full);
   }
 }
 
@@ -172,9 +184,10 @@ INLINE void hide(float (&p)[QUERIES / 8][4], const Step& step, int key) {
   }
 }
 
-// One unit: its steps from `place` on, for the 64 keys of the consumer's warpgroup. `key`: the first of these.
-INLINE void consume(Sums& sums, int key, u32 base, const Control& control, Place& place, float exponent) {
-  const int warp = threadIdx.x / WARP % 4, lane = threadIdx.x % WARP;
+// One unit: its steps from `place` on, for the warpgroup's 64 keys. `warp` is the same in all lanes, also to the compiler.
+INLINE void consume(Sums& sums, int warp, u32 base, const Control& control, Place& place, float exponent) {
+  const int lane = threadIdx.x % WARP, key = control.first_key + warp / 4 * 64, row = key + warp % 4 * 16;
+  const u32 keys = base + warp / 4 * 64 * PANEL_ROW_BYTES;
   const u32 full = shared_address(control.steps_full), free = shared_address(control.steps_free);
   float p[QUERIES / 8][4], ds[QUERIES / 8][4];
   u32 weights[QUERIES / 16][4], slopes[QUERIES / 16][4];
@@ -185,14 +198,13 @@ INLINE void consume(Sums& sums, int key, u32 base, const Control& control, Place
   };
   for (bool more = true; more; place.advance()) {
     barrier_wait(full + 8 * place.stage, place.parity);
-    const Step step = control.steps[place.stage];
+    const Step step = control.stages[place.stage].step;
     more = step.more;
     if (!some_seen(step, key, 64)) {
       release(place.stage);
       continue;
     }
     const u32 queries = base + STEPS_AT + place.stage * 2 * STEP_BYTES, douts = queries + STEP_BYTES;
-    const u32 keys = base + threadIdx.x / WARPGROUP * 64 * PANEL_ROW_BYTES;
     products_begin();
     score<QUERIES>(p, keys, queries);
     products_commit();
@@ -206,21 +218,21 @@ INLINE void consume(Sums& sums, int key, u32 base, const Control& control, Place
     products_commit();
     products_wait<1>();  // scores
     settled(p);
-    const float* const exponents = control.exponents[place.stage] + lane % 4 * 2;
+    const float* const exponents = control.stages[place.stage].exponents + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < QUERIES / 8; n++) {
       const float2 two = *(const float2*)(exponents + 8 * n);
 #pragma unroll
       for (int e = 0; e < 4; e++) p[n][e] = exp2_approx(fmaf(p[n][e], exponent, e % 2 ? two.y : two.x));
     }
-    if (!all_seen(step, key + warp * 16, 16)) hide(p, step, key + warp * 16);
+    if (!all_seen(step, row, 16)) hide(p, step, row);
     pack<QUERIES>(weights, p);
     products_begin();
     weigh<QUERIES>(sums.values, weights, douts);
     products_commit();
     products_wait<1>();  // dP
     settled(ds);
-    const float* const deltas = control.deltas[place.stage] + lane % 4 * 2;
+    const float* const deltas = control.stages[place.stage].deltas + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < QUERIES / 8; n++) {
       const float2 two = *(const float2*)(deltas + 8 * n);
@@ -255,27 +267,29 @@ INLINE void write_slot(float* slot, const float (&sums)[HEAD_DIM / 8][4], float 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention_backward_keys_warpgroup(const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap douts,
                                       bf16* dk, bf16* dv, float* slots, const float2* stats, const int4* units,
-                                      const int* segments, int* next, int max_units, int T, int H, int Hkv, int window,
-                                      i64 ldd, float scale) {
+                                      const int* segments, int* next, int max_units, int T, int Hkv, int group,
+                                      int k_column, int v_column, int window, i64 ldd, float scale) {
   extern __shared__ __align__(1024) char memory[];
   Control& control = *(Control*)(memory + CONTROL_AT);
   // The same in all lanes, which the compiler must know to leave products asynchronous.
   const int warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0), lane = threadIdx.x % WARP;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < STAGES; stage++) {
-      barrier_init(shared_address(&control.steps_full[stage]), 1);
+      barrier_init(shared_address(&control.planned[stage]), 1);
+      barrier_init(shared_address(&control.partial[stage]), 1);
+      barrier_init(shared_address(&control.steps_full[stage]), 2);  // copies or zeros, and statistics
       barrier_init(shared_address(&control.steps_free[stage]), CONSUMER_WARPS);
     }
     barrier_init(shared_address(&control.keys_full), 1);
     barrier_init(shared_address(&control.keys_free), CONSUMER_WARPS);
-    barrier_init(shared_address(&control.partial), 1);
     publish_shared();
   }
   __syncthreads();
   if (warp / 4 == CONSUMERS) {
     registers_release<PRODUCER_REGISTERS>();
-    const Inputs in = {&qkv, &douts, stats, units, segments, max_units * Hkv, T, H, Hkv, window};
-    if (warp == CONSUMER_WARPS) produce(memory, control, in, next);
+    const Inputs in = {&qkv, &douts, stats, units, segments, max_units * Hkv, T, Hkv, group, k_column, v_column, window};
+    if (threadIdx.x == CONSUMERS * WARPGROUP) plan(memory, control, in, next);
+    if (warp == CONSUMER_WARPS + 1) complete(memory, control, in);
     return;
   }
   registers_claim<CONSUMER_REGISTERS>();
@@ -284,7 +298,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     barrier_wait(shared_address(&control.keys_full), parity);
     if (control.work.segment < 0) return;
     Sums sums = {};
-    consume(sums, control.first_key + warp / 4 * 64, shared_address(memory), control, place, scale * LOG2_E);
+    consume(sums, warp, shared_address(memory), control, place, scale * LOG2_E);
     const Work work = control.work;  // only now: registers are short before
     const int head = control.head;
     __syncwarp();

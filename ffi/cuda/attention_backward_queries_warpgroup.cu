@@ -27,7 +27,7 @@ struct Control {
   u64 queries_full, queries_free;  // of dout, statistics and `work` as well
   u64 partial;                     // copies that the producer waits for itself
   Work work;
-  float exponents[ROWS], deltas[ROWS];
+  alignas(16) float exponents[ROWS], deltas[ROWS];
 };
 static_assert(CONTROL_AT + sizeof(Control) <= SHARED_BYTES, "shared memory of a launch");
 
@@ -36,7 +36,7 @@ struct Inputs {
   const TensorMap *qkv, *dout;
   const float2* stats;
   const int* segments;
-  int S, T, H, Hkv, window;
+  int S, T, H, group, k_column, v_column, window;
 };
 
 // Tiles of keys that no row of the tile of queries sees, before those that one does.
@@ -54,8 +54,8 @@ INLINE void produce_keys(char* memory, Control& control, const Inputs& in, const
   const u32 shared = shared_address(rows), barrier = keys.count < KEYS ? partial : full;
   if (lane == 0) {
     barrier_expect(barrier, 2 * KEY_BYTES);
-    copy_rows<KEYS>(shared, in.qkv, (in.H + head) * HEAD_DIM, keys.row, barrier);
-    copy_rows<KEYS>(shared + KEY_BYTES, in.qkv, (in.H + in.Hkv + head) * HEAD_DIM, keys.row, barrier);
+    copy_rows<KEYS>(shared, in.qkv, in.k_column + head * HEAD_DIM, keys.row, barrier);
+    copy_rows<KEYS>(shared + KEY_BYTES, in.qkv, in.v_column + head * HEAD_DIM, keys.row, barrier);
   }
   if (keys.count == KEYS) return;
   barrier_wait(partial, partial_parity);
@@ -104,7 +104,7 @@ INLINE void produce(char* memory, Control& control, const Inputs& in, int* next)
       copy_rows<ROWS>(queries, in.qkv, work.head * HEAD_DIM, row, queries_full);
       copy_rows<ROWS>(queries + DOUTS_AT, in.dout, work.head * HEAD_DIM, row, queries_full);
     }
-    const int tiles = key_tiles(tile), kv_head = work.head / (in.H / in.Hkv);
+    const int tiles = key_tiles(tile), kv_head = work.head / in.group;
     for (int t = tiles_before(tile, in.window); t < tiles; t++, place.advance())
       produce_keys(memory, control, in, key_tile(tile, t), kv_head, place, partial_parity);
   }
@@ -192,7 +192,8 @@ INLINE void consume(float (&sums)[HEAD_DIM / 8][4], const QueryTile& tile, int w
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention_backward_queries_warpgroup(const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap douts,
                                          bf16* dq, const float2* stats, const int* segments, int* next, int S, int T,
-                                         int H, int Hkv, int window, i64 ldd, float scale) {
+                                         int H, int group, int k_column, int v_column, int window, i64 ldd,
+                                         float scale) {
   extern __shared__ __align__(1024) char memory[];
   Control& control = *(Control*)(memory + CONTROL_AT);
   // The same in all lanes, which the compiler must know to leave products asynchronous.
@@ -210,7 +211,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   __syncthreads();
   if (warp / 4 == CONSUMERS) {
     registers_release<PRODUCER_REGISTERS>();
-    const Inputs in = {&qkv, &douts, stats, segments, S, T, H, Hkv, window};
+    const Inputs in = {&qkv, &douts, stats, segments, S, T, H, group, k_column, v_column, window};
     if (warp == CONSUMER_WARPS) produce(memory, control, in, next);
     return;
   }
@@ -218,8 +219,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   Place place;
   for (int parity = 0;; parity ^= 1) {
     barrier_wait(shared_address(&control.queries_full), parity);
+    if (control.work.head < 0) return;
     const Work work = control.work;
-    if (work.head < 0) return;
     const QueryTile& tile = work.tile;
     float sums[HEAD_DIM / 8][4] = {};
     consume(sums, tile, warp, shared_address(memory), control, place, window, scale * LOG2_E);
