@@ -2,11 +2,11 @@
 // warpgroups; head sizes 64 and 128, rows that 16-byte copies can reach.
 //
 // A block stays on its multiprocessor and takes one unit of work (attention_backward.cuh) and key-value head after
-// another. The producer has the copy engine fetch the tile of keys and values, then the unit's queries and dout, QUERIES
-// rows and one head at a time, ahead of use and into the next unit. Each warpgroup of consumers has 64 of the keys. Scores
-// and dP have keys as rows, so that, rounded to bfloat16, they are the left operands of the sums dv += P · dout and
-// dk += dS · q without leaving registers. While a warpgroup takes exponentials, its dP is under way, and while it forms dS,
-// its dv; the next scores are issued behind dk.
+// another. One thread of the producers has the copy engine fetch the tile of keys and values, then the unit's queries and
+// dout, QUERIES rows and one head at a time, ahead of use and into the next unit; a warp brings their statistics. Each
+// warpgroup of consumers has 64 of the keys. Scores and dP have keys as rows, so that, rounded to bfloat16, they are the
+// left operands of the sums dv += P · dout and dk += dS · q without leaving registers. While a warpgroup takes
+// exponentials, its dP is under way, and while it forms dS, its dv; the next scores are issued behind dk.
 //
 // Shared memory: keys, values, STAGES of queries and dout, rows of dk or dv on their way, then barriers, statistics and
 // what the producer says about a tile.
@@ -37,7 +37,8 @@ struct Control {
   u64 planned[STAGES], steps_full[STAGES], steps_free[STAGES];
   u64 partial[STAGES];       // copies that the producer waits for itself
   u64 keys_full, keys_free;  // of values and `work` as well
-  Work work;                 // a segment of -1: there is no more
+  alignas(16) Work work;     // a segment of -1: there is no more
+  int padding;               // a unit is two int4
   int head, first_key;
   QueryWalk<QUERIES> walk;   // the producer's
   Stage stages[STAGES];
@@ -86,6 +87,14 @@ INLINE void plan_step(Control& control, const Inputs& in, u32 steps, int stage) 
   step.more = more;
 }
 
+// Half by half, which takes fewer registers.
+INLINE void copy_unit(int4* to, const int4* from) {
+  to[0] = from[0];
+  asm volatile("" ::: "memory");
+  to[1] = from[1];
+  asm volatile("" ::: "memory");
+}
+
 // One thread, to which the walk belongs; registers being few here, it is in shared memory.
 INLINE void plan(char* memory, Control& control, const Inputs& in, int* next) {
   const u32 keys_full = shared_address(&control.keys_full), keys = shared_address(memory);
@@ -105,15 +114,17 @@ INLINE void plan(char* memory, Control& control, const Inputs& in, int* next) {
       barrier_arrive(shared_address(&control.planned[place.stage]));
       return;
     }
-    const Work work = work_at(in.units, item / in.Hkv);
-    const int head = item % in.Hkv, first_key = segment_at(in.segments, work.segment).start + work.index * TILE;
-    control.work = work;
+    copy_unit((int4*)&control.work, in.units + 2 * (item / in.Hkv));
+    const int head = item % in.Hkv;
+    const int first_key = segment_at(in.segments, control.work.segment).start + control.work.index * TILE;
     control.head = head;
     control.first_key = first_key;
     barrier_expect(keys_full, 2 * KEY_BYTES);
     copy_rows<ROWS>(keys, in.qkv, in.k_column + head * HEAD_DIM, first_key, keys_full);
     copy_rows<ROWS>(keys + VALUES_AT, in.qkv, in.v_column + head * HEAD_DIM, first_key, keys_full);
-    control.walk = QueryWalk<QUERIES>(in.segments, work);
+    control.walk.begin(in.segments, control.work);
+    asm volatile("" ::: "memory");  // the walk is written before
+    control.walk.enter(control.work);
     for (bool more = true; more; place.advance()) {
       barrier_wait(shared_address(&control.steps_free[place.stage]), place.parity ^ 1);
       plan_step(control, in, keys + STEPS_AT + place.stage * 2 * STEP_BYTES, place.stage);

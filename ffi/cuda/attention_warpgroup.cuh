@@ -54,20 +54,21 @@ INLINE void clear_rows(char* shared, int count) {
 // Issues scores = rows · columns, transposed: 64 rows of a tile of ROWS, N columns, all of the head's elements.
 template <int N>
 INLINE void score(float (&scores)[N / 8][4], u32 rows, u32 columns) {
+  const u32 left = place_of(rows, 16), right = place_of(columns, 16);
 #pragma unroll
   for (int k = 0; k < HEAD_DIM / 16; k++) {
     const u32 column = k % 4 * 32;
-    product(scores, operand(rows + k / 4 * panel_bytes<ROWS>() + column, 16),
-            operand(columns + k / 4 * panel_bytes<N>() + column, 16), k > 0);
+    product(scores, operand(left + (k / 4 * panel_bytes<ROWS>() + column) / 16),
+            operand(right + (k / 4 * panel_bytes<N>() + column) / 16), k > 0);
   }
 }
 
 // Issues sums += weights · N rows of a head.
 template <int N>
 INLINE void weigh(float (&sums)[HEAD_DIM / 8][4], const u32 (&weights)[N / 16][4], u32 rows) {
+  const u32 place = place_of(rows, panel_bytes<N>());
 #pragma unroll
-  for (int k = 0; k < N / 16; k++)
-    product(sums, weights[k], operand(rows + k * 16 * PANEL_ROW_BYTES, panel_bytes<N>()), true);
+  for (int k = 0; k < N / 16; k++) product(sums, weights[k], operand(place + k * PANEL_ROW_BYTES), true);
 }
 
 // The fragments of scores are, rounded and paired, those of a left operand.

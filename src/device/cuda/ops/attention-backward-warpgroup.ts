@@ -17,8 +17,8 @@ const ROWS = WARPGROUP_ROWS;
 const BOX = 64;
 /** Rows of queries and of dout that the keys' kernel takes at a time. */
 const QUERIES = 64;
-/** Bytes behind the tiles: barriers, descriptions of tiles, statistics of their rows. */
-const CONTROL_BYTES = 3072;
+/** Bytes behind the tiles: barriers and the description of the work, or those and statistics of ROWS rows; and of each stage. */
+const CONTROL_BYTES = { keys: 512, stage: 640, queries: 1536 };
 
 /**
  * Registers of a thread that copies, and of one that computes, of 168 a thread of the block. Sums of heads of 128 leave so few
@@ -29,20 +29,21 @@ function registers(least: boolean) {
   return { PRODUCER_REGISTERS, CONSUMER_REGISTERS };
 }
 
-/** Tiles of keys, values and a result, and a ring of two operands of `rows` rows. */
-function sharedBytes(headDim: number, stages: number, rows: number): number {
-  return 2 * headDim * (3 * ROWS + 2 * stages * rows) + CONTROL_BYTES;
+/** Bytes of three tiles of ROWS rows, two operands and a result, and of a ring of two operands of `rows` rows. */
+function tileBytes(headDim: number, stages: number, rows: number): number {
+  return 2 * headDim * (3 * ROWS + 2 * stages * rows);
 }
 
 function keysTile(headDim: number) {
-  const STAGES = 3;
-  const SHARED_BYTES = sharedBytes(headDim, STAGES, QUERIES);
+  const STAGES = headDim > 64 ? 3 : 6; // about as many microseconds ahead
+  const SHARED_BYTES = tileBytes(headDim, STAGES, QUERIES) + CONTROL_BYTES.keys + STAGES * CONTROL_BYTES.stage;
   return { ROWS, TILE: ROWS, QUERIES, BOX, STAGES, SHARED_BYTES, ...registers(headDim > 64) };
 }
 
 function queriesTile(headDim: number) {
   const STAGES = headDim > 64 ? 2 : 3;
-  return { ROWS, KEYS: ROWS, BOX, STAGES, SHARED_BYTES: sharedBytes(headDim, STAGES, ROWS), ...registers(false) };
+  const SHARED_BYTES = tileBytes(headDim, STAGES, ROWS) + CONTROL_BYTES.queries;
+  return { ROWS, KEYS: ROWS, BOX, STAGES, SHARED_BYTES, ...registers(false) };
 }
 
 const variants = [0, 1].flatMap((WINDOWED) => WARPGROUP_HEADS.map((HEAD_DIM) => ({ HEAD_DIM, WINDOWED })));
