@@ -1,11 +1,11 @@
-// The gradients of keys and values in bfloat16 for sm_90a: attention_backward_keys of attention_backward.cu by products of
-// warpgroups; head sizes 64 and 128, rows that 16-byte copies can reach.
+// The gradients of keys and values in bfloat16 for sm_90a: attention_backward_keys of attention_backward.cu by products
+// of warpgroups; head sizes 64 and 128, rows that 16-byte copies can reach.
 //
 // A block stays on its multiprocessor and takes one unit of work (attention_backward.cuh) and key-value head after
-// another. One thread of the producers has the copy engine fetch the tile of keys and values, then the unit's queries and
-// dout, QUERIES rows and one head at a time, ahead of use and into the next unit; a warp brings their statistics. Each
-// warpgroup of consumers has 64 of the keys. Scores and dP have keys as rows, so that, rounded to bfloat16, they are the
-// left operands of the sums dv += P · dout and dk += dS · q without leaving registers. While a warpgroup takes
+// another. One thread of the producer has the copy engine fetch the tile of keys and values, then the unit's queries
+// and dout, QUERIES rows and one head at a time, ahead of use and into the next unit; a warp brings their statistics.
+// Each warpgroup of consumers has 64 of the keys. Scores and dP have keys as rows, so that P and dS, rounded to
+// bfloat16, are the left operands of dv += P · dout and dk += dS · q without leaving registers. While a warpgroup takes
 // exponentials, its dP is under way, and while it forms dS, its dv; the next scores are issued behind dk.
 //
 // Shared memory: keys, values, STAGES of queries and dout, rows of dk or dv on their way, then barriers, statistics and
@@ -20,7 +20,7 @@ constexpr float LOG2_E = 1.4426950408889634f;
 static_assert(TILE == ROWS && TILE % QUERIES == 0, "a unit's tiles are a consumer's");
 
 // Queries of one head, from row `query` on, and the rows of keys that they see: from … to − 1, as far as they are not
-// behind them and not `reach` rows before them.
+// behind them and not `reach` rows before them (QueryWalk).
 struct Step {
   int query, from, to, reach;
   bool more;        // of this unit
@@ -134,8 +134,8 @@ INLINE void plan(char* memory, Control& control, const Inputs& in, int* next) {
   }
 }
 
-// One warp: the statistics of each step. Rows that are not there become zeros, with statistics of zero: they add nothing to
-// dk and dv.
+// One warp: the statistics of each step. Rows that are not there become zeros, with statistics of zero: they add
+// nothing to dk and dv.
 INLINE void complete(char* memory, Control& control, const Inputs& in) {
   const int lane = threadIdx.x % WARP;
   u32 parities = 0;  // of the next copies, by stage
@@ -195,7 +195,7 @@ INLINE void hide(float (&p)[QUERIES / 8][4], const Step& step, int key) {
   }
 }
 
-// One unit: its steps from `place` on, for the warpgroup's 64 keys. `warp` is the same in all lanes, also to the compiler.
+// One unit: its steps from `place` on, for the warpgroup's 64 keys.
 INLINE void consume(Sums& sums, int warp, u32 base, const Control& control, Place& place, float exponent) {
   const int lane = threadIdx.x % WARP, key = control.first_key + warp / 4 * 64, row = key + warp % 4 * 16;
   const u32 keys = base + warp / 4 * 64 * PANEL_ROW_BYTES;
@@ -272,9 +272,9 @@ INLINE void write_slot(float* slot, const float (&sums)[HEAD_DIM / 8][4], float 
           make_float2(sums[n][2 * half] * factor, sums[n][2 * half + 1] * factor);
 }
 
-// `qkv`, `douts`: tiles of BOX rows and 64 columns of the buffer that q, k and v are parts of, q from column 0 on, and of
-// dout. units, max_units, slots, stats: attention_backward.cuh. `next`: the number of the next unit and head, 0 before and
-// after the launch.
+// `qkv`, `douts`: tiles of BOX rows and 64 columns of the buffer that q, k and v are parts of, q from column 0 on, and
+// of dout. units, max_units, slots, stats: attention_backward.cuh. `next`: the number of the next unit and head, 0
+// before and after the launch.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention_backward_keys_warpgroup(const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap douts,
                                       bf16* dk, bf16* dv, float* slots, const float2* stats, const int4* units,
@@ -298,7 +298,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   __syncthreads();
   if (warp / 4 == CONSUMERS) {
     registers_release<PRODUCER_REGISTERS>();
-    const Inputs in = {&qkv, &douts, stats, units, segments, max_units * Hkv, T, Hkv, group, k_column, v_column, window};
+    const int items = max_units * Hkv;
+    const Inputs in = {&qkv, &douts, stats, units, segments, items, T, Hkv, group, k_column, v_column, window};
     if (threadIdx.x == CONSUMERS * WARPGROUP) plan(memory, control, in, next);
     if (warp == CONSUMER_WARPS + 1) complete(memory, control, in);
     return;

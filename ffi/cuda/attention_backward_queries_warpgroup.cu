@@ -1,13 +1,13 @@
 // The gradient of queries in bfloat16 for sm_90a: attention_backward_queries of attention_backward.cu by products of
 // warpgroups; head sizes 64 and 128, rows that 16-byte copies can reach.
 //
-// Arranged as attention_forward_warpgroup.cu: a block takes one tile of queries and head after another, its producer has
-// queries, dout and the tiles of keys and values fetched, each warpgroup of consumers has 64 of the queries. dS, rounded to
-// bfloat16, is the left operand of dq += dS · keys without leaving registers. While a warpgroup takes exponentials, its dP
-// is under way; the next scores are issued behind dq.
+// Arranged as attention_forward_warpgroup.cu: a block takes one tile of queries and head after another, its producer
+// has queries, dout and the tiles of keys and values fetched, each warpgroup of consumers has 64 of the queries. dS,
+// rounded to bfloat16, is the left operand of dq += dS · keys without leaving registers. While a warpgroup takes
+// exponentials, its dP is under way; the next scores are issued behind dq.
 //
-// Shared memory: queries, dout, STAGES of keys and values, rows of dq on their way, then barriers, statistics and the tile
-// that is being worked on.
+// Shared memory: queries, dout, STAGES of keys and values, rows of dq on their way, then barriers, statistics and the
+// tile that is being worked on.
 #include "attention_tiles.cuh"
 #include "attention_warpgroup.cuh"
 
@@ -186,9 +186,9 @@ INLINE void consume(float (&sums)[HEAD_DIM / 8][4], const QueryTile& tile, int w
   if (lane == 0) barrier_arrive(free + 8 * held);
 }
 
-// `qkv`, `douts`: tiles of BOX rows and 64 columns of the buffer that q, k and v are parts of, q from column 0 on, and of
-// dout. stats: attention_backward.cuh. `next`: the number of the next tile of queries and head, 0 before and after the
-// launch.
+// `qkv`, `douts`: tiles of BOX rows and 64 columns of the buffer that q, k and v are parts of, q from column 0 on, and
+// of dout. stats: attention_backward.cuh. `next`: the number of the next tile of queries and head, 0 before and after
+// the launch.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention_backward_queries_warpgroup(const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap douts,
                                          bf16* dq, const float2* stats, const int* segments, int* next, int S, int T,

@@ -84,7 +84,8 @@ INLINE void produce(char* memory, Control& control, const TensorMap* qkv, const 
       barrier_wait(keys_free + barrier, place.parity ^ 1);
       if (lane == 0) {
         barrier_expect(keys_full + barrier, KEY_BYTES);
-        copy_rows<KEYS>(base + KEYS_AT + place.stage * KEY_BYTES, qkv, k_column + kv_head, keys.row, keys_full + barrier);
+        const u32 to = base + KEYS_AT + place.stage * KEY_BYTES;
+        copy_rows<KEYS>(to, qkv, k_column + kv_head, keys.row, keys_full + barrier);
       }
       barrier_wait(values_free + barrier, place.parity ^ 1);
       char* values = memory + VALUES_AT + place.stage * KEY_BYTES;
@@ -276,7 +277,7 @@ attention_forward_warpgroup(const __grid_constant__ TensorMap qkv, bf16* out, fl
       if (lse != nullptr && lane % 4 == 0 && within < count)
         lse[(row + within) * H + work.head] = state.top[half] * 0.693147181f + logf(sum);
     }
-    write_rows(out + row * ldo + work.head * HEAD_DIM, ldo, state.out, inverse, memory + OUT_AT + warp * 16 * HEAD_DIM * 2,
-               count);
+    write_rows(out + row * ldo + work.head * HEAD_DIM, ldo, state.out, inverse,
+               memory + OUT_AT + warp * 16 * HEAD_DIM * 2, count);
   }
 }

@@ -1,5 +1,5 @@
-// What the kernels of packed attention for sm_90a share. Two warpgroups of consumers have 64 rows each of a tile of ROWS
-// rows; a third warpgroup has the producer, a warp that lets the copy engine fetch tiles ahead of use. Tiles in shared
+// What the kernels of packed attention for sm_90a share. Two warpgroups of consumers have 64 rows each of a tile of
+// ROWS rows; a third warpgroup has the producer, which lets the copy engine fetch tiles ahead of use. Tiles in shared
 // memory are panels of warpgroup.cuh. HEAD_DIM, THREADS, ROWS, STAGES and BOX, the rows that the copy engine fetches at
 // once, are macros.
 #pragma once
@@ -45,8 +45,10 @@ INLINE void copy_rows(u32 shared, const TensorMap* matrix, int column, int row, 
 template <int N>
 INLINE void clear_rows(char* shared, int count) {
   for (int row = count; row < N; row++)
-    for (int chunk = threadIdx.x % WARP; chunk < CHUNKS; chunk += WARP)
-      *(uint4*)(shared + chunk / 8 * panel_bytes<N>() + row * PANEL_ROW_BYTES + chunk % 8 * 16) = make_uint4(0, 0, 0, 0);
+    for (int chunk = threadIdx.x % WARP; chunk < CHUNKS; chunk += WARP) {
+      const int at = chunk / 8 * panel_bytes<N>() + row * PANEL_ROW_BYTES + chunk % 8 * 16;
+      *(uint4*)(shared + at) = make_uint4(0, 0, 0, 0);
+    }
 }
 
 // ---- the consumers
