@@ -362,7 +362,7 @@ export const attentionOps: OpTable<"attentionForward" | "attentionBackward"> = {
       ...[64, 128].flatMap((Dh) =>
         (
           [
-            { H: 4, Hkv: 2, groups: "130+5 128+129 3+140", gap: 8 },
+            { H: 2, Hkv: 1, groups: "130+5 128+129", gap: 8 },
             { H: 2, Hkv: 1, groups: "1+1 0+257,0" },
             { H: 1, Hkv: 1, groups: "150+5,200", window: 100 },
           ] as const
