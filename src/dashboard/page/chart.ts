@@ -2,7 +2,7 @@
 import uPlot from "uplot";
 import type { ChartSpec } from "./chart-list.ts";
 import { type Grid, gridOf } from "./decimate.ts";
-import { h, replace, svg } from "./dom.ts";
+import { h, replace, setAttribute, setText, svg } from "./dom.ts";
 import { countText } from "./format.ts";
 import { colourOf, dashOf, hatchOf, type Theme } from "./palette.ts";
 import { heedKey, heedPointer, plotOptions, unitTexts } from "./plot-options.ts";
@@ -22,13 +22,15 @@ import {
 export interface Chart {
   readonly element: HTMLElement;
   readonly spec: ChartSpec;
-  /** Draws what there is now; does nothing while the chart is out of sight. */
+  /** Draws what there is now; of a chart out of sight, no more than its first picture, and that only if it is near. */
   draw(): void;
   /** Shows another range of steps. */
   move(): void;
   /** Makes it anew: another theme, other runs. */
   rebuild(): void;
-  setVisible(isVisible: boolean): void;
+  /** Whether it may be scrolled to soon. */
+  setNear(isNear: boolean): void;
+  setOnScreen(isOnScreen: boolean): void;
   destroy(): void;
 }
 
@@ -71,7 +73,8 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
   let plot: uPlot | null = null;
   let scene: Scene = { spec, drawn: [], smoothing: 0 };
   let shape = "";
-  let isVisible = false;
+  let isNear = false;
+  let isOnScreen = false;
   let isStale = true;
   let logarithmic = false;
   let width = 0;
@@ -96,15 +99,13 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
     return stride === 1 ? `step ${countText(from)}` : `steps ${countText(from)} – ${countText(from + stride - 1)}`;
   };
   const showValues = (at: number | null): void => {
-    const set = (element: HTMLElement | undefined, text: string) => {
-      if (element && element.textContent !== text) element.textContent = text;
-    };
     for (const [i, each] of scene.drawn.entries())
-      set(
-        values[i],
-        format(at === null || plot === null ? lastOf(scene, store, each) : valueAt(scene, plot.data, i, at)),
-      );
-    set(card.headline, at === null ? "" : stepText(at));
+      if (values[i])
+        setText(
+          values[i],
+          format(at === null || plot === null ? lastOf(scene, store, each) : valueAt(scene, plot.data, i, at)),
+        );
+    setText(card.headline, at === null ? "" : stepText(at));
   };
   const build = (): void => {
     plot?.destroy();
@@ -129,7 +130,7 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
   const describe = (): void => {
     const [from, to] = view.range.map(Math.round);
     const last = scene.drawn.map((each) => `${each.label} ${format(lastOf(scene, store, each))}`).join(", ");
-    card.plot.setAttribute("aria-label", `${spec.title}, steps ${from} to ${to}; last: ${last}`);
+    setAttribute(card.plot, "aria-label", `${spec.title}, steps ${from} to ${to}; last: ${last}`);
   };
   let isDescribing = false;
   const describeSoon = (): void => {
@@ -142,7 +143,7 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
   };
   const draw = (): void => {
     isStale = true;
-    if (!isVisible) return;
+    if (!(isOnScreen || (isNear && plot === null))) return;
     isStale = false;
     scene = sceneOf(spec, context, logarithmic);
     const now = `${logarithmic} ${shapeOf(scene)}`;
@@ -159,7 +160,8 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
       build();
     } else update(plot);
     if ((plot?.cursor.idx ?? null) === null) showValues(null);
-    describeSoon();
+    // In the same turn: the page's styles are looked at once for all of it.
+    describe();
   };
   const announce = (on: uPlot): void => {
     const at = on.cursor.idx ?? null;
@@ -182,16 +184,21 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
   return {
     ...{ element: card.element, spec, draw },
     move() {
-      isStale ||= !isVisible;
-      if (isVisible && plot !== null) update(plot);
+      isStale ||= !isOnScreen;
+      if (!isOnScreen || plot === null) return;
+      update(plot);
       describeSoon();
     },
     rebuild() {
       shape = "";
       draw();
     },
-    setVisible(now) {
-      isVisible = now;
+    setNear(now) {
+      isNear = now;
+      if (now && isStale) draw();
+    },
+    setOnScreen(now) {
+      isOnScreen = now;
       if (now && isStale) draw();
     },
     destroy() {

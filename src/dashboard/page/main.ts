@@ -2,7 +2,7 @@
 import type { ProgressMessage, StateMessage } from "../protocol.ts";
 import { openCharts } from "./charts.ts";
 import { openCompletions } from "./completions.ts";
-import { byId, oncePerFrame, takesKeys } from "./dom.ts";
+import { byId, takesKeys } from "./dom.ts";
 import { openHead } from "./head.ts";
 import { openMemory } from "./memory.ts";
 import { type Note, openNotes, openSettings } from "./settings.ts";
@@ -92,8 +92,7 @@ async function open(): Promise<void> {
     event.preventDefault();
   });
 
-  const drawHead = oncePerFrame(head.draw);
-  store.onChange(drawHead);
+  store.onChange(head.draw);
   store.refresh();
   show(fromHash());
 
