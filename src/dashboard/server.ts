@@ -64,23 +64,12 @@ export function startServer(options: ServerOptions): PageServer {
   let told = 0;
 
   const state = (): StateMessage => ({ status, runs: runs.map((run) => run.state()) });
-  /** The rows that have come since the state that was told last. */
-  const freshRows = (now: StateMessage): StateMessage["fresh"] =>
-    now.runs.map((state, i) => {
-      const before = last?.runs[i];
-      if (before?.epoch !== state.epoch) return null;
-      const found = tables.flatMap((name): [string, FreshRows][] => {
-        const fresh = runs[i]!.table(name).fresh(before.rows[name]);
-        return fresh === null ? [] : [[name, fresh]];
-      });
-      return found.length === 0 ? null : Object.fromEntries(found);
-    });
   const tell = (): void => {
     const now = state();
     const text = JSON.stringify(now);
     if (events.pages > 0) {
       const parts = waiting;
-      if (text !== lastState) parts.push(eventText("state", { ...now, fresh: freshRows(now) }));
+      if (text !== lastState) parts.push(eventText("state", { ...now, fresh: freshRows(runs, last, now) }));
       if (isProgressNew && lastProgress !== null) parts.push(eventText("progress", lastProgress));
       if (parts.length > 0) {
         events.send(parts.join(""));
@@ -195,6 +184,19 @@ export function startServer(options: ServerOptions): PageServer {
       server.stop(true);
     },
   };
+}
+
+/** The rows of each run that have come between two states. */
+function freshRows(runs: readonly RunView[], before: StateMessage | null, now: StateMessage): StateMessage["fresh"] {
+  return runs.map((run, i) => {
+    const since = before?.runs[i];
+    if (since === undefined || since.epoch !== now.runs[i]!.epoch) return null;
+    const found = tables.flatMap((name): [string, FreshRows][] => {
+      const fresh = run.table(name).fresh(since.rows[name]);
+      return fresh === null ? [] : [[name, fresh]];
+    });
+    return found.length === 0 ? null : Object.fromEntries(found);
+  });
 }
 
 const lower = (text: string): string => text.toLowerCase();

@@ -69,6 +69,19 @@ export function oncePerFrame(work: () => void): () => void {
   };
 }
 
+/** Runs `work` so many milliseconds after it is asked for, however often it is asked for until then. */
+export function onceWithin(ms: number, work: () => void): () => void {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    setTimeout(() => {
+      asked = false;
+      work();
+    }, ms);
+  };
+}
+
 /** Whether keys belong to a field that takes text or moves by itself. */
 export const takesKeys = (target: EventTarget | null): boolean =>
   target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));

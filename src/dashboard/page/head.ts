@@ -10,6 +10,8 @@ export interface Head {
   connected(isConnected: boolean): void;
 }
 
+/** How often the title has another step, in ms: a browser draws its own window anew for it, at a tenth of a picture's cost. */
+const TITLE_MS = 20_000;
 /** How often the time since a run was last written is shown anew, in ms. */
 const AGE_MS = 15_000;
 
@@ -22,6 +24,13 @@ const firstValue = (store: Store, run: Run, table: "steps" | "evaluations", name
 export function openHead(store: Store): Head {
   let progress: ProgressMessage | null = null;
   let isConnected = true;
+  let titled = { at: Number.NEGATIVE_INFINITY, status: "" };
+  const setTitle = (title: string, status: string): void => {
+    const now = performance.now();
+    if (document.title === title || (now - titled.at < TITLE_MS && status === titled.status)) return;
+    document.title = title;
+    titled = { at: now, status };
+  };
   const text = (id: string, value: string): void => setText(byId(id), value);
 
   const statusText = (): readonly [text: string, kind: string] => {
@@ -74,7 +83,7 @@ export function openHead(store: Store): Head {
     const total = info.totalSteps ?? progress?.steps ?? null;
     const step = state.step;
     const tab = runs.length > 1 ? `${title} · grpo` : `${total ? `${step}/${total} · ` : ""}${title} · grpo`;
-    if (document.title !== tab) document.title = tab;
+    setTitle(tab, status);
     const settings = info.settings as Record<string, unknown>;
     const model = typeof settings.model === "string" ? settings.model : "bundled model";
     const dataset = typeof settings.dataset === "string" ? settings.dataset : "bundled problems";

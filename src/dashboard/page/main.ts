@@ -95,6 +95,11 @@ async function open(): Promise<void> {
   store.onChange(head.draw);
   store.refresh();
   show(fromHash());
+  // Nobody looks at a hidden page: it keeps what the events bring, since a run that has ended is not asked again, and neither draws
+  // (a browser draws no pictures of it) nor asks.
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) store.refresh();
+  });
 
   const events = new EventSource("/api/events");
   const parsed = <T>(event: Event): T => JSON.parse((event as MessageEvent<string>).data) as T;
