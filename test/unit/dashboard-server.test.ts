@@ -237,7 +237,8 @@ describe("events", () => {
     const told = await events.until(/"rows":\{"steps":4[^\n]*\n/);
     // The new row comes with it, so that a page need not ask.
     const { fresh } = JSON.parse(/^data: (.*"rows":\{"steps":4.*)$/m.exec(told)![1]!);
-    const { names } = await (await fetch(`http://localhost:${live.port}/api/names?run=0&table=steps`)).json();
+    const answer = await fetch(`http://localhost:${live.port}/api/names?run=0&table=steps`);
+    const { names } = (await answer.json()) as { names: string[] };
     const row = JSON.parse(metricsLine(4, 9));
     expect(fresh[0].steps).toMatchObject({ from: 3, steps: [4] });
     expect(fresh[0].steps.values).toHaveLength(names.length);
