@@ -105,12 +105,19 @@ static TileQueries tile_queries(const TileGradient& g, int64_t rows) {
 
 // (rows, depth) to (width, rows), both in whole groups.
 static void transpose_rows(bf16* target, const bf16* source, int64_t rows, int64_t depth, int64_t width) {
-  for (int64_t r = 0; r < rows; r += PANEL)
+  for (int64_t r = 0; r < rows; r += GROUP)
     for (int64_t d = 0; d < width; d += PANEL) {
-      Pairs v[8];
-      for (int64_t i = 0; i < 8; i++) v[i] = row_pairs(source + r * depth + d, depth, 2 * i, PANEL, PANEL);
-      transpose_pairs(v);
-      for (int64_t i = 0; i < PANEL; i++) memcpy(target + (d + i) * rows + r, (const char*)v + i * 32, 32);
+      Pairs v[2][8];
+      for (int64_t half = 0; half < 2; half++) {
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < 8; i++) v[half][i] = row_pairs(source + (r + half * PANEL + 2 * i) * depth + d, depth);
+        transpose_pairs(v[half]);
+      }
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < PANEL; i++) {
+        const Pairs row = i % 2 ? upper_halves(v[0][i / 2], v[1][i / 2]) : lower_halves(v[0][i / 2], v[1][i / 2]);
+        memcpy(target + (d + i) * rows + r, &row, sizeof row);
+      }
     }
 }
 

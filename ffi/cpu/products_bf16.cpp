@@ -656,13 +656,15 @@ static void transpose(bf16* target, const bf16* x, int64_t ldx, int64_t tokens, 
       Pairs v[2][8];
       for (int64_t half = 0; half < 2; half++) {
         const int64_t t = group * GROUP + half * PANEL;
+#pragma GCC unroll 8
         for (int i = 0; i < 8; i++) v[half][i] = row_pairs(x + t * ldx + k, ldx, 2 * i, tokens - t, K - k);
         transpose_pairs(v[half]);
       }
+#pragma GCC unroll 16
       for (int64_t i = 0; i < PANEL; i++) {
         char* to = (char*)(target + ((k + i) / STRIP * depth + group * GROUP) * STRIP + (k + i) % STRIP * GROUP);
-        memcpy(to, (const char*)v[0] + i * 32, 32);
-        memcpy(to + 32, (const char*)v[1] + i * 32, 32);
+        const Pairs row = i % 2 ? upper_halves(v[0][i / 2], v[1][i / 2]) : lower_halves(v[0][i / 2], v[1][i / 2]);
+        memcpy(to, &row, sizeof row);
       }
     }
   });
