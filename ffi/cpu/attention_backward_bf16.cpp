@@ -215,11 +215,14 @@ static void block_gradients(Tiles& tiles, const TileGradient& g, const TileKeys&
                             const Visible& visible, const Outside& outside) {
   alignas(64) float scores[2][STRIP * COLUMNS * 2];
   alignas(64) bf16 ds_rows[STRIP * KEYS];
-  const int64_t depth = g.depth(), width = g.width(), panels = ceil_div(keys, PANEL);
+  const int64_t depth = g.depth(), width = g.width();
   const bf16 *key = k.keys + b * KEYS * depth, *value = k.values + b * KEYS * depth, *over = k.over_keys + b * KEYS * width;
   const auto nothing = [](int64_t) {};
   for (int64_t first = 0; first < t.most; first += STRIP) {
     const int64_t count = smaller(STRIP, t.most - first);
+    // without the keys that none of these rows attends to
+    const int64_t seen = larger(1, smaller(keys, visible(smaller(first + count, t.count) - 1)));
+    const int64_t panels = ceil_div(seen, PANEL);
     for (int64_t i = 0; i < panels; i += 2) {
       const int64_t beside = smaller(2, panels - i), next = depth * PANEL;
       float *s = scores[0] + i / 2 * STRIP * COLUMNS, *ds = scores[1] + i / 2 * STRIP * COLUMNS;
@@ -230,13 +233,13 @@ static void block_gradients(Tiles& tiles, const TileGradient& g, const TileKeys&
     for (int64_t row = 0; row < count; row += 2) {
       const int64_t r = first + row;
       if (r + 2 <= t.count && smaller(visible(r), visible(r + 1)) >= KEYS && larger(outside(r), outside(r + 1)) <= 0)
-        score_gradients<false>(t, g.scale, r, row, scores[0], scores[1], ds_rows, keys, visible, outside);
-      else score_gradients<true>(t, g.scale, r, row, scores[0], scores[1], ds_rows, keys, visible, outside);
+        score_gradients<false>(t, g.scale, r, row, scores[0], scores[1], ds_rows, seen, visible, outside);
+      else score_gradients<true>(t, g.scale, r, row, scores[0], scores[1], ds_rows, seen, visible, outside);
     }
     for (int64_t i = 0; i < width / PANEL; i += 2) {
       float* c = t.dq + (i / 2 * t.most + first) * COLUMNS;
       multiply(tiles, count, smaller(2, width / PANEL - i),
-               Block{ds_rows, KEYS, GROUP, over + i * KEYS * PANEL, KEYS * PANEL, whole_groups(keys), c, c}, nothing);
+               Block{ds_rows, KEYS, GROUP, over + i * KEYS * PANEL, KEYS * PANEL, whole_groups(seen), c, c}, nothing);
     }
   }
   add_transposed(tiles, k.dkeys + b * KEYS * width, t.q_t, t.ds, width, t.most, keys);
