@@ -77,6 +77,15 @@ INLINE Pairs side_by_side(Halves first, Halves second) {
   return (Pairs)_mm512_inserti64x4(_mm512_castsi256_si512((HalfRegister)first), (HalfRegister)second, 1);
 }
 
+// Past the caches, to a whole cache line (stream_fence).
+INLINE void stream(bf16* p, Pairs x) {
+#if defined(EMULATED_BF16)
+  memcpy(p, &x, sizeof x);
+#else
+  _mm512_stream_si512((__m512i*)p, (__m512i)x);
+#endif
+}
+
 // 32 adjacent elements as bfloat16.
 INLINE Pairs whole_row(const bf16* p) {
   Pairs row;
