@@ -82,7 +82,7 @@ function planStep(
     { tokens: rolloutSizes(limits).prefillTokens, headRows: rows, sequences: rows },
   ];
   const { vocabSize } = config;
-  const scratch = passes.flatMap((pass) => scratchSizes(config, { ...pass, vocabSize, longest: positions }));
+  const scratch = passes.flatMap((pass) => scratchSizes(config, { ...pass, vocabSize, dtype, longest: positions }));
   const estimateOf = (layout: MemoryPlan) =>
     estimateMemory(layout, device.scratchBytes(...scratch), device.freeBytes() !== null);
   const layout = planOptional(plan, optional, (layout) => estimateOf(layout).peakBytes, device);

@@ -81,7 +81,7 @@ const signatures = {
   scatter_rows: "dx:ptr dy:ptr rows:ptr N:i32 T:i32 D:i32 gdtype:i32",
 } as const;
 
-const scratchSizes = "V:i32 D:i32 F:i32 H:i32 Hkv:i32 Dh:i32 longest:i32 T:i32";
+const scratchSizes = "V:i32 D:i32 F:i32 H:i32 Hkv:i32 Dh:i32 longest:i32 T:i32 wdtype:i32";
 /** The kernels' own figures: layouts in elements, and scratch memory in bytes. */
 const sizes = {
   weight_elements: "N:i32 K:i32 wdtype:i32",

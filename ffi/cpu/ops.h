@@ -189,18 +189,21 @@ struct AdapterTerm {
      (dx, dy, rows, N, T, D, gdtype))
 
 // What a caller must know in advance: elements that the kernels' layouts take, and upper bounds of the bytes of scratch
-// memory over all kernels of a model, of each thread and of one thread for all. `longest`: tokens of a sequence, T: of a batch.
+// memory over all kernels of a model, of each thread and of one thread for all. `longest`: tokens of a sequence, T: of a batch;
+// wdtype: BFLOAT16 unless all operands of all products are float32.
 #define CPU_SIZES(SIZE)                                                                                                \
   SIZE(weight_elements, (int32_t N, int32_t K, int32_t wdtype), (N, K, wdtype))                                        \
   SIZE(key_page_elements, (int32_t Hkv, int32_t Dh), (Hkv, Dh))                                                        \
   SIZE(value_page_elements, (int32_t Hkv, int32_t Dh), (Hkv, Dh))                                                      \
   SIZE(attention_scratch_elements, (int32_t Hkv, int32_t Dh), (Hkv, Dh))                                               \
   SIZE(thread_scratch_bound,                                                                                           \
-       (int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t longest, int32_t T),              \
-       (V, D, F, H, Hkv, Dh, longest, T))                                                                              \
+       (int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t longest, int32_t T,               \
+        int32_t wdtype),                                                                                               \
+       (V, D, F, H, Hkv, Dh, longest, T, wdtype))                                                                              \
   SIZE(common_scratch_bound,                                                                                           \
-       (int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t longest, int32_t T),              \
-       (V, D, F, H, Hkv, Dh, longest, T))
+       (int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t longest, int32_t T,               \
+        int32_t wdtype),                                                                                               \
+       (V, D, F, H, Hkv, Dh, longest, T, wdtype))
 
 #define KERNEL_POINTER(name, parameters, arguments) void(*name) parameters;
 #define SIZE_POINTER(name, parameters, arguments) int64_t(*name) parameters;

@@ -32,7 +32,8 @@ static double fma_peak(int64_t n) {
 }
 
 // The kernels take turns with a slot, so it grows to the largest need.
-int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t, int32_t) {
+int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t, int32_t,
+                             int32_t) {
   const int64_t deepest = larger(larger(D, F), (int64_t)H * Dh);
   int64_t bytes = 0;
   for (int slot = 0; slot < 3; slot++)
@@ -40,7 +41,7 @@ int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t
                     sample_scratch(slot, V));
   return bytes;
 }
-int64_t common_scratch_bound(int32_t, int32_t, int32_t, int32_t H, int32_t Hkv, int32_t, int32_t, int32_t T) {
+int64_t common_scratch_bound(int32_t, int32_t, int32_t, int32_t H, int32_t Hkv, int32_t, int32_t, int32_t T, int32_t) {
   return ceil_div(attention_common_scratch(H, Hkv, T), 4096) * 4096;
 }
 

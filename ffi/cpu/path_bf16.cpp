@@ -25,17 +25,20 @@ extern const Kernels kernels;
 namespace KERNEL_PATH {
 
 static int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh,
-                                    int32_t longest, int32_t T) {
-  return BASE_PATH::thread_scratch_bound(V, D, F, H, Hkv, Dh, longest, T) + product_scratch_bytes() +
+                                    int32_t longest, int32_t T, int32_t wdtype) {
+  const int64_t base = BASE_PATH::thread_scratch_bound(V, D, F, H, Hkv, Dh, longest, T, wdtype);
+  if (wdtype != BFLOAT16) return base;
+  return base + product_scratch_bytes() +
          larger(attention_scratch_bytes(H / Hkv, Dh), attention_backward_bytes(H / Hkv, Dh, longest));
 }
 
 // The base path's kernels take turns with the slot.
 static int64_t common_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh,
-                                    int32_t longest, int32_t T) {
+                                    int32_t longest, int32_t T, int32_t wdtype) {
+  const int64_t base = BASE_PATH::common_scratch_bound(V, D, F, H, Hkv, Dh, longest, T, wdtype);
+  if (wdtype != BFLOAT16) return base;
   const int64_t heads = (int64_t)H * Dh;
-  return larger(converted_bytes(V, D, F, heads, heads + 2 * (int64_t)Hkv * Dh, T),
-                BASE_PATH::common_scratch_bound(V, D, F, H, Hkv, Dh, longest, T));
+  return larger(base, converted_bytes(V, D, F, heads, heads + 2 * (int64_t)Hkv * Dh, T));
 }
 
 static double fma_peak(int64_t n) { return BASE_PATH::kernels.fma_peak(n); }

@@ -707,9 +707,11 @@ static int64_t product_scratch_bytes() {
 
 // Bytes of one operand for all threads: a weight, or columns of activations.
 static int64_t converted_bytes(int64_t V, int64_t D, int64_t F, int64_t heads, int64_t fused, int64_t T) {
-  const int64_t outputs = whole_groups(larger(larger(V, 2 * F), larger(D, fused)));
+  // The pairs of a larger matrix are not made at once; but of the layers' there may be products with a part of one.
+  const int64_t layer = larger(larger(2 * F, fused) * D, heads * D), head = whole_groups(V) * whole_groups(D) * 2;
+  const int64_t weight = larger(smaller(CONVERTED_BYTES, 2 * (layer + GROUP * (2 * F + fused + heads + 2 * D + GROUP))),
+                                head <= CONVERTED_BYTES ? head : 0);
   const int64_t inputs = whole_groups(larger(larger(D, F), heads));
-  const int64_t weight = smaller(CONVERTED_BYTES, outputs * inputs * 2);
   const int64_t strips = ceil_div(inputs, STRIP) * STRIP;
   const int64_t columns = smaller(strips * whole_groups(T) * 2, larger(CONVERTED_BYTES, strips * GROUP * 2) * strips / inputs);
   return ceil_div(larger(weight, columns), 4096) * 4096;

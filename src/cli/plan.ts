@@ -49,9 +49,9 @@ function comparison(grpo: MemoryEstimate, ppo: MemoryEstimate): string[] {
 
 const sum = (all: readonly number[]) => all.reduce((total, each) => total + each, 0);
 
-/** The program takes what it takes in the first rank's process. */
-const peakOf = ({ plan, scratchBytes }: MemoryEstimate, { programBytes, reserveBytes }: MemoryEstimate) =>
-  plan.totalBytes + scratchBytes + programBytes + reserveBytes;
+/** The program takes what it takes in the first rank's process, but for completions. */
+const peakOf = ({ plan, scratchBytes, completionBytes }: MemoryEstimate, first: MemoryEstimate) =>
+  plan.totalBytes + scratchBytes + first.programBytes - first.completionBytes + completionBytes + first.reserveBytes;
 
 /** What is printed by rank at most; of more ranks, those that need least and most. */
 const MOST_RANKS = 16;

@@ -589,6 +589,8 @@ export interface ScratchSizes {
   readonly hiddenSize: number;
   readonly intermediateSize: number;
   readonly attention: AttentionShape;
+  /** Of the operands of products; bfloat16 also where weights in NF4 are widened to it. */
+  readonly dtype: ComputeDType;
   /** Longest prompt + completion. */
   readonly longest: number;
   /** Rows in the largest product. */

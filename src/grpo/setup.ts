@@ -12,7 +12,7 @@ import type { Device } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { auxLossCoef } from "../model/expert-load.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
-import { solo, type Team } from "../ranks/ranks.ts";
+import { type Ranks, solo, type Team } from "../ranks/ranks.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
 import type { RolloutLimits } from "../rollout/buffers.ts";
 import { type OnDevice, onDevice, openTeamDevice } from "../run/device.ts";
@@ -21,6 +21,7 @@ import { rolloutLimits } from "../run/rollout-limits.ts";
 import { trainedAdapters } from "../session/adapters.ts";
 import { type ModelAssets, savedReference } from "../session/checkpointing.ts";
 import { type CriticRequest, planCritic } from "../session/critic.ts";
+import type { HeldCompletions } from "../session/memory.ts";
 import { loadModelTokenizer } from "../session/model-tokenizer.ts";
 import { planPolicy, planSampling, planTraining } from "../session/policy.ts";
 import { openReference, planReference, referenceWithoutAdapters } from "../session/reference.ts";
@@ -76,6 +77,8 @@ interface TrainingModels {
   readonly rollout: RolloutLimits;
   /** Tokens of the largest packed pass. */
   readonly tokens: number;
+  /** Completions of a generation, all of which each rank holds. */
+  readonly generation: HeldCompletions;
 }
 
 /** The policy's folder; a checkpoint's adapters belong to the model that the run started from. */
@@ -100,6 +103,7 @@ function planTenants(plan: SessionPlan, config: TrainConfig, models: TrainingMod
     : referenceFrom && planReference(plan, referenceFrom, model);
   const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, division, config);
   const rollout = planSampling(plan, model, models.rollout);
+  plan.holds(models.generation);
   const critic =
     models.critic && planCritic(plan, models.critic, model, sizes, config.gradientCheckpointing, division, config);
   const rewardModels = planRewardModels(plan, models.rewardModels, {
@@ -198,7 +202,7 @@ export async function setUpTraining(
     const longestPrompt = Math.min(longest, context - maxCompletionLength);
     const device = open.add(await openTeamDevice(config, team, note));
     const settled = onDevice(config, device);
-    const sizes = { longestPrompt, evaluates: evalProblems !== null, ranks: team.ranks.size };
+    const sizes = { longestPrompt, evaluates: evalProblems !== null, ranks: team.ranks };
     const models = await trainingModels(settled, { startFolder, weightsFolder }, batch, sizes, note);
     const named = { name: paths.model, revision: config.modelRevision };
     const base = baseNameOf(startFolder, named);
@@ -244,7 +248,7 @@ export async function planAgain(
     onDevice(config, device),
     { startFolder, weightsFolder: null },
     batchShape(config, team.devices),
-    { longestPrompt, evaluates: evalProblems !== null, ranks: team.ranks.size },
+    { longestPrompt, evaluates: evalProblems !== null, ranks: team.ranks },
     () => {},
   );
   return planSession(device, (plan) => planTenants(plan, config, models, team));
@@ -254,11 +258,15 @@ async function trainingModels(
   config: OnDevice<TrainConfig>,
   { startFolder, weightsFolder }: { readonly startFolder: string; readonly weightsFolder: string | null },
   batch: BatchShape,
-  sizes: { readonly longestPrompt: number; readonly evaluates: boolean; readonly ranks: number },
+  sizes: { readonly longestPrompt: number; readonly evaluates: boolean; readonly ranks: Pick<Ranks, "rank" | "size"> },
   note: Note,
 ): Promise<TrainingModels> {
   const { maxCompletionLength, criticModel } = config;
-  const { longestPrompt, evaluates, ranks } = sizes;
+  const {
+    longestPrompt,
+    evaluates,
+    ranks: { rank, size: ranks },
+  } = sizes;
   // The largest share of a generation that one rank samples and scores.
   const prompts = Math.ceil(batch.generationPrompts / ranks);
   const completions = prompts * config.numGenerations;
@@ -273,6 +281,10 @@ async function trainingModels(
       groups: prompts,
       completions,
     }),
+    generation: {
+      ...{ completions: batch.generationCompletions, longest: maxCompletionLength },
+      recorded: config.saveCompletions && rank === 0,
+    },
     reference: await referenceFolder(config, startFolder, weightsFolder, note),
     critic:
       config.advantageEstimator === "gae"

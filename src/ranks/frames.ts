@@ -51,6 +51,14 @@ export function scatter(into: readonly Uint8Array[], at: number, bytes: Uint8Arr
   }
 }
 
+/**
+ * Frees what has been copied. Without it megabytes would wait for the garbage collector until there are as many as all that is
+ * live.
+ */
+export function release(bytes: Uint8Array): void {
+  (bytes.buffer as ArrayBuffer).transfer(0);
+}
+
 export interface FrameEvents {
   /** The largest payload that is taken. */
   readonly limit: () => number;

@@ -9,7 +9,7 @@ import { hostname, networkInterfaces } from "node:os";
 import type { Socket, TCPSocketListener } from "bun";
 import { errorText, InputError, RunError } from "../errors.ts";
 import type { Placement, Rendezvous } from "./environment.ts";
-import type { Kind } from "./frames.ts";
+import { type Kind, release } from "./frames.ts";
 import { createLink, type Link } from "./link.ts";
 import { type Secret, secretOf } from "./secret.ts";
 
@@ -92,7 +92,10 @@ const handlers = (open: (link: Link, socket: Socket<{ link?: Link }>) => void) =
     socket.data = { link };
     open(link, socket);
   },
-  data: ({ data: { link } }: Socket<{ link?: Link }>, bytes: Uint8Array) => link?.onData(bytes),
+  data({ data: { link } }: Socket<{ link?: Link }>, bytes: Uint8Array) {
+    link?.onData(bytes);
+    release(bytes); // a link copies what it keeps
+  },
   drain: ({ data: { link } }: Socket<{ link?: Link }>) => link?.onDrain(),
   close: ({ data }: Socket<{ link?: Link }>, error?: Error) => data?.link?.onClose(error ? errorText(error) : "closed"),
   error: ({ data }: Socket<{ link?: Link }>, error: Error) => data?.link?.onClose(errorText(error)),

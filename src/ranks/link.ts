@@ -4,7 +4,7 @@
  */
 import type { Socket } from "bun";
 import { errorText } from "../errors.ts";
-import { createFrameReader, headerOf, type Kind, scatter, totalOf } from "./frames.ts";
+import { createFrameReader, headerOf, type Kind, release, scatter, totalOf } from "./frames.ts";
 
 /** The largest frame of a stranger, and of a rank. */
 const STRANGER_BYTES = 16 * 1024;
@@ -102,6 +102,7 @@ function createStore() {
       if (kept) {
         requireSize(wanted.into, kept.length);
         scatter(wanted.into, 0, kept);
+        release(kept);
       }
       waiting.delete(number);
       wanted.done();
@@ -112,6 +113,7 @@ function createStore() {
       early.delete(number);
       requireSize(into, bytes.length);
       scatter(into, 0, bytes);
+      release(bytes);
       return Promise.resolve();
     },
     abandon(why: string) {

@@ -17,6 +17,8 @@ export interface MemoryEstimate {
   readonly scratchBytes: number;
   /** Anonymous memory of the program itself: JavaScript heap, tokenizer, code. 0 if the plan is on a GPU. */
   readonly programBytes: number;
+  /** What of it is for completions: the rest is the same on all ranks. */
+  readonly completionBytes: number;
   /** Kept free on a GPU for what driver and libraries load during a run. 0 on the host. */
   readonly reserveBytes: number;
   /** Peak memory of the process, or of the GPU if the plan is on one. */
@@ -25,8 +27,39 @@ export interface MemoryEstimate {
   readonly onHost?: MemoryPlan;
 }
 
-/** The heap grows while rollouts and rewards are held as JavaScript objects. */
+/** Where the system does not say what a process holds: about what this one does when it plans, with a small tokenizer. */
+const UNREPORTED = 48 * 2 ** 20;
+
+/**
+ * By how much the program grows after its plan, in a run of a few completions a step. Parts of it, as they were measured on the
+ * bundled run (a heap of 10 MiB when it is planned): 5 MiB of machine code and about 10 of bytecode and tables about it; 15 to 20
+ * of garbage, since JavaScriptCore collects the whole heap only once it is twice as large as what was live last (or 32 MiB); pages
+ * that the allocator keeps. A run of two steps uses a tenth of it. Measured with and without the compiler's last stage, alone
+ * and as one of several ranks, whichever way these exchange bytes: what they receive is freed at once.
+ */
 const HEAP_GROWTH = 48 * 2 ** 20;
+
+/**
+ * What a completion and each of its tokens add to that: numbers, text and reward of a generation as JavaScript values, and once
+ * more as garbage. Measured on the bundled model with 256 to 1,024 completions of 14, 17, 42 and
+ * 239 tokens, within 15 MiB.
+ */
+const COMPLETION_BYTES = 26 * 2 ** 10;
+const TOKEN_BYTES = 2 ** 9;
+/** What of it is for its line of `completions/`. */
+const RECORD_BYTES = 22 * 2 ** 10;
+
+/** The completions that are held at once. */
+export interface HeldCompletions {
+  readonly completions: number;
+  /** Tokens of the longest. How long they will be is not known: half as long on average is assumed. */
+  readonly longest: number;
+  /** This process writes them to `completions/`. */
+  readonly recorded: boolean;
+}
+
+const heldBytes = ({ completions, longest, recorded }: HeldCompletions): number =>
+  Math.ceil(completions * (COMPLETION_BYTES + (recorded ? RECORD_BYTES : 0) + (longest / 2) * TOKEN_BYTES));
 
 /**
  * GPU memory used during a run beyond the plan. None of it can be queried in advance: kernels that cuBLAS loads when a
@@ -47,17 +80,20 @@ export function anonymousBytes(): number {
 /**
  * @param onDevice the plan is in the device's own memory, separate from the program's
  * @param onHost what is in the host's beside it
+ * @param held completions that the program holds; left out: none
  */
 export function estimateMemory(
   plan: MemoryPlan,
   scratchBytes: number,
   onDevice = false,
   onHost: MemoryPlan | null = null,
+  held: HeldCompletions | null = null,
 ): MemoryEstimate {
-  const programBytes = onDevice ? 0 : Math.max(anonymousBytes(), 64 * 2 ** 20) + HEAP_GROWTH;
+  const completionBytes = onDevice || held === null ? 0 : heldBytes(held);
+  const programBytes = onDevice ? 0 : (anonymousBytes() || UNREPORTED) + HEAP_GROWTH + completionBytes;
   const reserveBytes = onDevice ? DEVICE_RESERVE : 0;
   const peakBytes = plan.totalBytes + scratchBytes + programBytes + reserveBytes;
-  const estimate = { plan, scratchBytes, programBytes, reserveBytes, peakBytes };
+  const estimate = { plan, scratchBytes, programBytes, completionBytes, reserveBytes, peakBytes };
   return onHost && onHost.totalBytes > 0 ? { ...estimate, onHost } : estimate;
 }
 

@@ -105,14 +105,15 @@ export interface PlannedModel extends Tenant<Model> {
  */
 export function planPass(
   plan: SessionPlan,
-  { config, positions, passes }: PlannedModel,
+  { config, dtype, fourBit, positions, passes }: PlannedModel,
   pass: Pick<ScratchSizes, "tokens" | "headRows" | "sequences">,
   trained = false,
 ): void {
   passes.tokens = Math.max(passes.tokens, pass.tokens, pass.sequences);
   passes.trained ||= trained;
   const vocabSize = config.head === "score" ? 1 : config.vocabSize; // one number per row: no logits
-  plan.computes(...scratchSizes(config, { ...pass, vocabSize, longest: positions }));
+  const operands = fourBit ? "bfloat16" : dtype;
+  plan.computes(...scratchSizes(config, { ...pass, vocabSize, longest: positions, dtype: operands }));
 }
 
 /** The parameters that are trained beside frozen ones. */

@@ -8,7 +8,7 @@ import type { Device, ScratchSizes } from "../device/device.ts";
 import { clearHost } from "../device/host-numbers.ts";
 import { type MemoryPlan, type OptionalBuffers, placeTensors, planMemory } from "../tensor/plan.ts";
 import { planOptional } from "./gradient-checkpointing.ts";
-import { estimateMemory, type MemoryEstimate, requireMemory } from "./memory.ts";
+import { estimateMemory, type HeldCompletions, type MemoryEstimate, requireMemory } from "./memory.ts";
 import { openModelFolder } from "./planned-model.ts";
 import type { Place, SessionPlan, Tenant } from "./tenant.ts";
 
@@ -76,6 +76,7 @@ export function planSession<T extends Tenants>(
   const memory = planMemory();
   const hostMemory = planMemory();
   const scratch: ScratchSizes[] = [];
+  let held: HeldCompletions | null = null;
   const optional: OptionalBuffers[] = [];
   const last: (() => void)[] = [];
   const said = new Set<string>();
@@ -93,6 +94,9 @@ export function planSession<T extends Tenants>(
       },
       finally: (complete) => void last.push(complete),
       computes: (...sizes) => void scratch.push(...sizes),
+      holds(completions) {
+        held = completions;
+      },
       note(text) {
         if (said.has(text)) return;
         said.add(text);
@@ -107,7 +111,7 @@ export function planSession<T extends Tenants>(
   }
   const onHost = hostMemory.build();
   const estimateOf = (plan: MemoryPlan) =>
-    estimateMemory(plan, device.scratchBytes(...scratch), device.freeBytes() !== null, onHost);
+    estimateMemory(plan, device.scratchBytes(...scratch), device.freeBytes() !== null, onHost, held);
   const layout = planOptional(memory, optional, (plan) => estimateOf(plan).peakBytes, device);
   const estimate = estimateOf(layout);
   return {

@@ -8,6 +8,7 @@ import type { Device, ScratchSizes } from "../device/device.ts";
 import type { ModelHead } from "../families/config.ts";
 import type { OptionalBuffers, PlanBuilder } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import type { HeldCompletions } from "./memory.ts";
 
 export interface Tenant<T> {
   open(place: Place): Promise<T>;
@@ -40,6 +41,8 @@ export interface SessionPlan {
   folder(path: string, wanted?: ModelHead | "either", base?: string | null): ModelFolder;
   /** Announces ops of these sizes: the device keeps scratch for them besides the planned buffers. */
   computes(...sizes: readonly ScratchSizes[]): void;
+  /** Announces completions that the program holds as JavaScript values. */
+  holds(completions: HeldCompletions): void;
   /** A remark for the user; each is given once. */
   note(text: string): void;
   /** Called when all tenants are planned: adds buffers whose sizes follow from the others. */

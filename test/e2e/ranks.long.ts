@@ -101,42 +101,76 @@ describe("the same bytes with 1, 2 and 3 ranks", () => {
   });
 });
 
-test("the plan of each rank is what it takes, and less with its share of the optimizer", async () => {
-  const model = await writeTinyModel(work.at("large"), {
-    ...{ head: "lm", tokenizer: bundledModel, vocabSize: 432, context: 512 },
-    config: {
-      ...{ hidden_size: 768, intermediate_size: 2048, num_hidden_layers: 10, num_attention_heads: 12 },
-      ...{ num_key_value_heads: 4, head_dim: 64 },
-    },
+/** The most anonymous memory that each rank of a run has held (or the run itself, where it has no ranks). */
+async function usedBy(argv: readonly string[], ranks: number, env: Record<string, string> = {}): Promise<number[]> {
+  const run = start(["train", ...argv, "--overwrite"], { env, seconds: 240 });
+  const used = Array.from({ length: ranks }, () => 0);
+  const look = setInterval(() => {
+    const pids = ranks === 1 ? [run.process.pid] : childrenOf(run.process.pid);
+    for (const [r, pid] of pids.entries()) used[r] = Math.max(used[r]!, anonymousBytesOf(pid));
+  }, 20);
+  const { code, err } = await run.finished;
+  clearInterval(look);
+  expect({ code, err }).toEqual({ code: 0, err: "" });
+  return used;
+}
+
+async function plannedFor(argv: readonly string[], ranks: number): Promise<number[]> {
+  const plan = await grpo(["plan", ...argv], { seconds: 120 });
+  expect(plan.code).toBe(0);
+  const peaks = ranks === 1 ? /^peak +([\d.]+)$/gm : /^peak of rank \d+ +([\d.]+)$/gm;
+  const planned = [...plan.out.matchAll(peaks)].map(([, text]) => Number(text) * 2 ** 20);
+  expect(planned).toHaveLength(ranks);
+  return planned;
+}
+
+/** @param within as a part of the plan */
+function expectAsPlanned(used: readonly number[], planned: readonly number[], within: number): void {
+  for (const [r, bytes] of used.entries()) {
+    expect(bytes / planned[r]!, `rank ${r}`).toBeLessThan(1 + within);
+    expect(bytes / planned[r]!, `rank ${r}`).toBeGreaterThan(1 - within);
+  }
+}
+
+describe("the plan is what is used", () => {
+  const exchanges = { "read from memory": "", "sent through sockets": "tcp" } as const;
+  const environment = (exchange: keyof typeof exchanges) => ({ BUN_GRPO_RANKS_EXCHANGE: exchanges[exchange] });
+  const byExchange = Object.keys(exchanges) as (keyof typeof exchanges)[];
+
+  test("of a hundred million parameters, and less with a rank's share of the optimizer", async () => {
+    const model = await writeTinyModel(work.at("large"), {
+      ...{ head: "lm", tokenizer: bundledModel, vocabSize: 432, context: 512 },
+      config: {
+        ...{ hidden_size: 768, intermediate_size: 2048, num_hidden_layers: 10, num_attention_heads: 12 },
+        ...{ num_key_value_heads: 4, head_dim: 64 },
+      },
+    });
+    const flags = { ...rankTraining, model, beta: 0, save_steps: 2, max_steps: 2, per_device_train_batch_size: 4 };
+    const held = async (shard_optimizer: boolean) => {
+      const folder = work.at(`memory ${shard_optimizer}`);
+      const argv = argvOf({ ...flags, ranks: 4, shard_optimizer, output_dir: folder });
+      const planned = await plannedFor(argv, 4);
+      for (const exchange of byExchange) expectAsPlanned(await usedBy(argv, 4, environment(exchange)), planned, 0.05);
+      return { planned, checkpoint: checkpointBytes(join(folder, "checkpoint-2")) };
+    };
+    const [whole, divided] = [await held(false), await held(true)];
+    expect(divided.checkpoint).toEqual(whole.checkpoint);
+    for (const [r, bytes] of divided.planned.entries()) expect(bytes).toBeLessThan(0.8 * whole.planned[r]!);
+    const alone = argvOf({ ...flags, per_device_train_batch_size: 16, output_dir: work.at("alone") });
+    expectAsPlanned(await usedBy(alone, 1), await plannedFor(alone, 1), 0.05);
   });
-  const flags = { ...rankTraining, model, beta: 0, save_steps: 2, max_steps: 2, per_device_train_batch_size: 4 };
-  const held = async (shard_optimizer: boolean, exchange: "tcp" | "" = "tcp") => {
-    const argv = argvOf({ ...flags, ranks: 4, shard_optimizer });
-    const plan = await grpo(["plan", ...argv], { seconds: 120 });
-    expect(plan.code).toBe(0);
-    const planned = [...plan.out.matchAll(/^peak of rank \d+ +([\d.]+)$/gm)].map(([, text]) => Number(text) * 2 ** 20);
-    expect(planned).toHaveLength(4);
-    const folder = work.at(`memory ${shard_optimizer}`);
-    // What sockets hold is in the estimate of the program; without them ranks take less (40 MiB here).
-    const env = { BUN_GRPO_RANKS_EXCHANGE: exchange };
-    const run = start(["train", ...argv, "--output_dir", folder, "--overwrite"], { env, seconds: 240 });
-    const used = [0, 0, 0, 0];
-    const look = setInterval(() => {
-      for (const [r, pid] of childrenOf(run.process.pid).entries()) used[r] = Math.max(used[r]!, anonymousBytesOf(pid));
-    }, 20);
-    const { code, err } = await run.finished;
-    clearInterval(look);
-    expect({ code, err }).toEqual({ code: 0, err: "" });
-    for (const [r, bytes] of used.entries()) {
-      expect(bytes / planned[r]!).toBeLessThan(exchange ? 1.05 : 1);
-      expect(bytes / planned[r]!).toBeGreaterThan(exchange ? 0.95 : 0.9);
-    }
-    return { planned, checkpoint: checkpointBytes(join(folder, "checkpoint-2")) };
-  };
-  const [whole, divided] = [await held(false), await held(true)];
-  await held(true, "");
-  expect(divided.checkpoint).toEqual(whole.checkpoint);
-  for (const [r, bytes] of divided.planned.entries()) expect(bytes).toBeLessThan(0.8 * whole.planned[r]!);
+
+  // Runs of it differ from each other by 5 % (docs/ranks.md), depending on when the heap is collected.
+  const bundled = { device: "cpu", threads: 1, output_dir: work.at("bundled memory") };
+  test.each(byExchange)("of the bundled run, %s", async (exchange) => {
+    const argv = argvOf({ ...bundled, ranks: 2 });
+    expectAsPlanned(await usedBy(argv, 2, environment(exchange)), await plannedFor(argv, 2), 0.08);
+  });
+
+  test("of the bundled run alone", async () => {
+    const argv = argvOf(bundled);
+    expectAsPlanned(await usedBy(argv, 1), await plannedFor(argv, 1), 0.08);
+  });
 });
 
 describe("masters and moments on every rank or divided: the same bytes, and the same checkpoint", () => {

@@ -1,5 +1,5 @@
 /**
- * Runs the ops that use scratch memory once, at the sizes given as JSON, in both types; prints in bytes what the threads then
+ * Runs the ops that use scratch memory once, at the sizes given as JSON, in both types (or in float32 alone); prints in bytes what the threads then
  * hold and what the device had announced. Optional arguments: a path and a library. It is a separate process because scratch
  * memory is never freed.
  */
@@ -35,7 +35,7 @@ const headRows = Math.min(T, 64);
 /** Of a large adapter. */
 const ADAPTER_RANK = 512;
 
-for (const dtype of ["float32", "bfloat16"] as const) {
+for (const dtype of sizes.dtype === "float32" ? (["float32"] as const) : (["float32", "bfloat16"] as const)) {
   const grad = device.gradientDType(dtype);
   for (const [N, K] of [
     [2 * F, D],

@@ -2,11 +2,12 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import type { ScratchSizes } from "../../src/device/device.ts";
+import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { emulatedLibrary } from "./emulated.ts";
 
 type Case = readonly [
   what: string,
-  sizes: Omit<ScratchSizes, "attention" | "headRows" | "sequences">,
+  sizes: Omit<ScratchSizes, "attention" | "headRows" | "sequences" | "dtype">,
   H: number,
   Hkv: number,
   Dh: number,
@@ -26,8 +27,12 @@ const cases: readonly Case[] = [
   ["long sequences", { vocabSize: 259, hiddenSize: 64, intermediateSize: 64, longest: 900, tokens: 500 }, 16, 1, 128],
 ];
 
-function measure([, sizes, heads, kvHeads, headDim]: Case, ...device: string[]): { held: number; planned: number } {
-  const all = { ...sizes, headRows: 256, sequences: 32, attention: { heads, kvHeads, headDim, scale: 1 } };
+function measure(
+  [, sizes, heads, kvHeads, headDim]: Case,
+  dtype: ComputeDType,
+  ...device: string[]
+): { held: number; planned: number } {
+  const all = { ...sizes, dtype, headRows: 256, sequences: 32, attention: { heads, kvHeads, headDim, scale: 1 } };
   const command = [process.execPath, join(import.meta.dir, "measure-scratch.ts"), JSON.stringify(all), ...device];
   const result = Bun.spawnSync(command, { stdout: "pipe", stderr: "pipe" });
   expect(result.stderr.toString()).toBe("");
@@ -35,8 +40,8 @@ function measure([, sizes, heads, kvHeads, headDim]: Case, ...device: string[]):
 }
 
 for (const one of cases) {
-  test(`scratch memory: ${one[0]}`, () => {
-    const { held, planned } = measure(one);
+  test.each(["float32", "bfloat16"] as const)(`scratch memory of %s: ${one[0]}`, (dtype) => {
+    const { held, planned } = measure(one, dtype);
     expect(held).toBeGreaterThan(0);
     expect(held).toBeLessThanOrEqual(planned);
   });
@@ -46,8 +51,8 @@ for (const one of cases) {
 for (const one of cases.slice(1, 3)) {
   test(`scratch memory of a path that multiplies in bfloat16: ${one[0]}`, async () => {
     const library = await emulatedLibrary();
-    const { held, planned } = measure(one, "avx512bf16", library);
-    expect(held).toBeGreaterThan(measure(one, "portable", library).held); // the path that it extends
+    const { held, planned } = measure(one, "bfloat16", "avx512bf16", library);
+    expect(held).toBeGreaterThan(measure(one, "bfloat16", "portable", library).held); // the path that it extends
     expect(held).toBeLessThanOrEqual(planned);
   });
 }

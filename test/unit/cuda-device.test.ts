@@ -290,7 +290,12 @@ describe("memory", () => {
   test("scratch is allocated once, within the announced bytes", () => {
     const sizes = {
       ...{ vocabSize: 5000, hiddenSize: 256, intermediateSize: 512, longest: 128, tokens: 512 },
-      ...{ headRows: 64, sequences: 8, attention: { heads: 4, kvHeads: 2, headDim: 64, scale: 1 } },
+      ...{
+        dtype: "bfloat16" as const,
+        headRows: 64,
+        sequences: 8,
+        attention: { heads: 4, kvHeads: 2, headDim: 64, scale: 1 },
+      },
     };
     const held = device.heldBytes()!;
     device.prepare(sizes);

@@ -54,7 +54,14 @@ describe("memory plan", () => {
     expect([built.phaseBytes.get("update"), built.phaseBytes.get("rollout")]).toEqual([4 * 352, 4 * 352]);
     expect(liveBytes(built.buffers, "update")).toBe(4 * 352);
     expect(liveBytes(built.buffers, "rollout")).toBe(4 * 352);
-    const lines = describeMemory({ plan: built, scratchBytes: 0, programBytes: 0, reserveBytes: 0, peakBytes: 0 });
+    const lines = describeMemory({
+      plan: built,
+      scratchBytes: 0,
+      programBytes: 0,
+      completionBytes: 0,
+      reserveBytes: 0,
+      peakBytes: 0,
+    });
     const text = lines.join("\n");
     for (const when of ["update, layers", "update, mlp", "update, head", "update, attention"])
       expect(text).toContain(`activations                        ${when}`);
@@ -119,7 +126,13 @@ describe("memory plan", () => {
   });
 
   test("prints every group with its lifetime, and the peak", () => {
-    const bytes = { scratchBytes: 1 << 20, programBytes: 64 << 20, reserveBytes: 0, peakBytes: 66 << 20 };
+    const bytes = {
+      scratchBytes: 1 << 20,
+      programBytes: 64 << 20,
+      completionBytes: 0,
+      reserveBytes: 0,
+      peakBytes: 66 << 20,
+    };
     const estimate = { plan: examplePlan(), ...bytes };
     const text = describeMemory(estimate).join("\n");
     for (const name of ["weights", "cache", "gradients", "both", "activations"]) expect(text).toContain(name);
@@ -135,7 +148,7 @@ describe("memory plan", () => {
     const { reserveBytes } = estimate;
     expect(reserveBytes).toBeGreaterThanOrEqual(256 << 20);
     expect(estimate).toEqual({
-      ...{ plan, scratchBytes: 3 << 20, programBytes: 0, reserveBytes },
+      ...{ plan, scratchBytes: 3 << 20, programBytes: 0, completionBytes: 0, reserveBytes },
       peakBytes: plan.totalBytes + (3 << 20) + reserveBytes,
     });
     const lines = describeMemory(estimate);
@@ -150,7 +163,14 @@ describe("memory plan", () => {
     plan.add("key-value cache", "kv", "float32", [2 ** 50], ["rollout"]);
     const built = plan.build();
     const estimate = {
-      ...{ plan: built, scratchBytes: 0, programBytes: 0, reserveBytes: 0, peakBytes: built.totalBytes },
+      ...{
+        plan: built,
+        scratchBytes: 0,
+        programBytes: 0,
+        completionBytes: 0,
+        reserveBytes: 0,
+        peakBytes: built.totalBytes,
+      },
     };
     const host = { description: "CPU", freeBytes: () => null };
     expect(() => requireMemory(estimate, host)).toThrow(InputError);

@@ -10,9 +10,18 @@ type Sizes = Pick<
 >;
 
 export function kernelSizes({ sizes: kernels }: Pick<CpuLibrary, "sizes">, threads: number): Sizes {
-  const argumentsOf = ({ vocabSize, hiddenSize, intermediateSize, attention, longest, tokens }: ScratchSizes) => {
+  const argumentsOf = ({
+    vocabSize,
+    hiddenSize,
+    intermediateSize,
+    attention,
+    longest,
+    tokens,
+    dtype,
+  }: ScratchSizes) => {
     const { heads, kvHeads, headDim } = attention;
-    return [vocabSize, hiddenSize, intermediateSize, heads, kvHeads, headDim, longest, tokens] as const;
+    const type = typeCode({ dtype });
+    return [vocabSize, hiddenSize, intermediateSize, heads, kvHeads, headDim, longest, tokens, type] as const;
   };
   return {
     rowBlock: kernels.weight_elements(1, 1, typeCode({ dtype: "float32" })), // a panel, equally wide for all types
