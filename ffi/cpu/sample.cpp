@@ -279,6 +279,8 @@ static int64_t draw_top_p(const Scores& row, float top_p, uint64_t* pairs, uint6
   constexpr int BINS = 256;
   const double enough = top_p * total, room = total * UNCERTAIN(row.size);
   float* const e = (float*)other;
+  uint8_t* const bins = (uint8_t*)(other + ceil_div(count, 2) + 1);
+  if (ceil_div(count, 2) + count / 8 + 4 > row.size) return -1;
   float worst = row.max;
   for (int64_t i = 0; i < count; i++) {
     e[i] = score_of(pairs[i]);
@@ -287,25 +289,28 @@ static int64_t draw_top_p(const Scores& row, float top_p, uint64_t* pairs, uint6
   // Bins of equal width. A larger score is in the same bin, or in one before.
   const float scale = row.max > worst ? (BINS - 1) / (row.max - worst) : 0;
   if (!(scale < INFINITY)) return -1;
-  const auto bin_of = [&](float z) { return (int)((row.max - z) * scale); };
   double masses[BINS] = {};
   for (int64_t i = 0; i < count; i += W) {
     const int n = (int)smaller(W, count - i);
     float z[W] = {};
     memcpy(z, e + i, sizeof(float) * n);
     store_upto(e + i, exp_below(sub(load(z), set1(row.max))), n);
-    for (int j = 0; j < n; j++) masses[bin_of(z[j])] += e[i + j];
+    for (int j = 0; j < n; j++) {
+      const int bin = (int)((row.max - z[j]) * scale);
+      masses[bin] += e[i + j];
+      bins[i + j] = (uint8_t)bin;
+    }
   }
   double sum = 0;
   int bin = 0;
   for (; bin < BINS && sum + masses[bin] < enough; bin++) sum += masses[bin];
   if (bin == BINS || sum + masses[bin] < enough + room || sum >= enough - room) return -1;
   // Which of this bin's is the last: the first ones of it, by score, then by id.
-  const int64_t used = ceil_div(count, 2) + 1;
+  const int64_t used = ceil_div(count, 2) + count / 8 + 3;
   uint64_t* const near = other + used;
   int64_t size = 0;
   for (int64_t i = 0; i < count; i++)
-    if (bin_of(score_of(pairs[i])) == bin) {
+    if (bins[i] == bin) {
       if (used + 2 * (size + 1) > row.size) return -1;  // no room to rank them
       near[size++] = pairs[i];
     }
@@ -319,10 +324,13 @@ static int64_t draw_top_p(const Scores& row, float top_p, uint64_t* pairs, uint6
   int64_t left = 0;
   double all = 0;
   for (int64_t i = 0; i < count; i++) {
-    if (pairs[i] > last) continue;
+    // Without a branch: 0 changes no sum.
+    const bool keeps = pairs[i] <= last;
+    const float own = e[i];
     pairs[left] = pairs[i];
-    e[left] = e[i];
-    all += e[left++];
+    e[left] = own;
+    all += keeps ? own : 0.0f;
+    left += keeps;
   }
   int64_t place = 0;
   sum = 0;
