@@ -42,7 +42,7 @@ const signatures = {
   attention_decode:
     "out:ptr q:ptr kpages:ptr vpages:ptr page_table:ptr prompt_lengths:ptr completion_lengths:ptr B:i32 table_width:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
   glu_forward: "y:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
-  glu_backward: "dx:ptr dy:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32 gdtype:i32",
+  glu_backward: "dx:ptr y:ptr dy:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32 gdtype:i32",
   route_forward: "weights:ptr experts:ptr probabilities:ptr logits:ptr T:i32 E:i32 K:i32 normalized:i32 given:i32",
   route_backward: "dlogits:ptr dweights:ptr weights:ptr experts:ptr probabilities:ptr T:i32 E:i32 K:i32 normalized:i32",
   balance_forward: "load:ptr probabilities:ptr row_weights:ptr T:i32 E:i32",

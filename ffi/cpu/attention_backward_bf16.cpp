@@ -1,6 +1,6 @@
 // The gradient of attention over bfloat16 on a path that multiplies in bfloat16: attention.cpp's formulas, with all five products on
-// tiles. P and dS, which are float32, are each multiplied as the sum of two bfloat16 (attention_bf16.cpp). So the gradients are as
-// exact as with float32 products, and rounded once, when all is added: those of a prompt wait in scratch for its completions.
+// tiles. P and dS are rounded to bfloat16, as the gradients themselves are, and as tensor cores take them; sums are float32. Those
+// of a prompt wait in scratch for its completions and are rounded once, when all is added.
 //
 // A task is one segment and one key-value head. The reduction of dk and dv runs over rows of queries, so P and dS are written as
 // pairs of rows, and q and dout are transposed once per block of queries: dkᵀ = qᵀ dS, dvᵀ = doutᵀ P.
@@ -54,15 +54,15 @@ struct TileQueries {
   bf16* dout;       // the same
   bf16* q_t;        // (width, most)
   bf16* dout_t;     // the same
-  bf16* p[2];       // [4][most / 2][16][2]: P, and the remainder
-  bf16* ds[2];      // the same of dS
+  bf16* p;          // [4][most / 2][16][2]: P
+  bf16* ds;         // the same of dS
   float* dq;        // [pairs of panels][most][32]
   float* lse;       // (most), times log₂ e
   float* dot;       // (most): dout · out
 };
 
 INLINE int64_t query_bytes(int64_t Dh) {
-  return 2 * (2 * whole_groups(Dh) + 2 * value_width(Dh) + 4 * KEYS) + 4 * (pairs_of(value_width(Dh) / PANEL) * COLUMNS + 2);
+  return 2 * (2 * whole_groups(Dh) + 2 * value_width(Dh) + 2 * KEYS) + 4 * (pairs_of(value_width(Dh) / PANEL) * COLUMNS + 2);
 }
 
 // Maximum bytes of a thread's scratch memory.
@@ -98,19 +98,26 @@ static TileQueries tile_queries(const TileGradient& g, int64_t rows) {
   t.dout = take(most * depth);
   t.q_t = take(most * width);
   t.dout_t = take(most * width);
-  for (bf16*& part : t.p) part = take(most * KEYS);
-  for (bf16*& part : t.ds) part = take(most * KEYS);
+  t.p = take(most * KEYS);
+  t.ds = take(most * KEYS);
   return t;
 }
 
 // (rows, depth) to (width, rows), both in whole groups.
 static void transpose_rows(bf16* target, const bf16* source, int64_t rows, int64_t depth, int64_t width) {
-  for (int64_t r = 0; r < rows; r += PANEL)
+  for (int64_t r = 0; r < rows; r += GROUP)
     for (int64_t d = 0; d < width; d += PANEL) {
-      Pairs v[8];
-      for (int64_t i = 0; i < 8; i++) v[i] = row_pairs(source + r * depth + d, depth, 2 * i, PANEL, PANEL);
-      transpose_pairs(v);
-      for (int64_t i = 0; i < PANEL; i++) memcpy(target + (d + i) * rows + r, (const char*)v + i * 32, 32);
+      Pairs v[2][8];
+      for (int64_t half = 0; half < 2; half++) {
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < 8; i++) v[half][i] = row_pairs(source + (r + half * PANEL + 2 * i) * depth + d, depth);
+        transpose_pairs(v[half]);
+      }
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < PANEL; i++) {
+        const Pairs row = i % 2 ? upper_halves(v[0][i / 2], v[1][i / 2]) : lower_halves(v[0][i / 2], v[1][i / 2]);
+        memcpy(target + (d + i) * rows + r, &row, sizeof row);
+      }
     }
 }
 
@@ -146,7 +153,7 @@ static void read_queries(const TileGradient& g, int64_t start, int64_t from, int
 // not every row attends to every one of 64 keys.
 template <bool MASKED, class Visible, class Outside>
 INLINE void score_gradients(const TileQueries& t, float scale, int64_t r, int64_t row, const float* scores, const float* dscores,
-                            bf16 (*ds_rows)[STRIP * KEYS], int64_t keys, const Visible& visible, const Outside& outside) {
+                            bf16* ds_rows, int64_t keys, const Visible& visible, const Outside& outside) {
   constexpr double LOG2_E = 1.4426950408889634;
   const V numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const V factor = set1(scale), in_powers = set1((float)((double)scale * LOG2_E)), hidden = set1(-INFINITY);
@@ -178,31 +185,26 @@ INLINE void score_gradients(const TileQueries& t, float scale, int64_t r, int64_
 #pragma GCC unroll 2
     for (int64_t j = 0; j < KEYS / GROUP; j++) {
       const Pairs rounded = rounded_halves(ds[i][2 * j], ds[i][2 * j + 1]);
-      const Pairs rest = remaining_halves(ds[i][2 * j], ds[i][2 * j + 1], rounded);
-      memcpy(ds_rows[0] + (row + i) * KEYS + j * GROUP, &rounded, sizeof rounded);
-      memcpy(ds_rows[1] + (row + i) * KEYS + j * GROUP, &rest, sizeof rest);
+      memcpy(ds_rows + (row + i) * KEYS + j * GROUP, &rounded, sizeof rounded);
     }
 #pragma GCC unroll 4
   for (int64_t j = 0; j < KEYS / W; j++) {
     const int64_t at = j * PANEL * t.most + r * PANEL;
-    const Pairs rounded[2] = {rounded_halves(p[0][j], p[1][j]), rounded_halves(ds[0][j], ds[1][j])};
-    const Pairs pairs[4] = {paired(rounded[0]), paired(remaining_halves(p[0][j], p[1][j], rounded[0])), paired(rounded[1]),
-                            paired(remaining_halves(ds[0][j], ds[1][j], rounded[1]))};
-    bf16* const targets[4] = {t.p[0], t.p[1], t.ds[0], t.ds[1]};
-#pragma GCC unroll 4
-    for (int64_t i = 0; i < 4; i++) memcpy(targets[i] + at, &pairs[i], sizeof pairs[i]);
+    const Pairs pairs[2] = {paired(rounded_halves(p[0][j], p[1][j])), paired(rounded_halves(ds[0][j], ds[1][j]))};
+    memcpy(t.p + at, &pairs[0], sizeof pairs[0]);
+    memcpy(t.ds + at, &pairs[1], sizeof pairs[1]);
   }
 }
 
 // target [2][width][32] += Σ left (width, most) · right, pairs of rows over `keys`.
 static void add_transposed(Tiles& tiles, float* target, const bf16* left, const bf16* right, int64_t width, int64_t most,
-                           int64_t keys, int64_t count, const Part* parts) {
+                           int64_t keys) {
   const int64_t panels = ceil_div(keys, PANEL), next = PANEL * most;
   for (int64_t i = 0; i < panels; i += 2)
     for (int64_t d = 0; d < width; d += STRIP) {
       float* c = target + (i / 2 * width + d) * COLUMNS;
       multiply(tiles, smaller(STRIP, width - d), smaller(2, panels - i),
-               Block{left + d * most, most, GROUP, right + i * next, next, most, c, c, count, parts}, [](int64_t) {});
+               Block{left + d * most, most, GROUP, right + i * next, next, most, c, c}, [](int64_t) {});
     }
 }
 
@@ -212,13 +214,15 @@ template <class Visible, class Outside>
 static void block_gradients(Tiles& tiles, const TileGradient& g, const TileKeys& k, TileQueries& t, int64_t b, int64_t keys,
                             const Visible& visible, const Outside& outside) {
   alignas(64) float scores[2][STRIP * COLUMNS * 2];
-  alignas(64) bf16 ds_rows[2][STRIP * KEYS];
-  const int64_t depth = g.depth(), width = g.width(), panels = ceil_div(keys, PANEL);
+  alignas(64) bf16 ds_rows[STRIP * KEYS];
+  const int64_t depth = g.depth(), width = g.width();
   const bf16 *key = k.keys + b * KEYS * depth, *value = k.values + b * KEYS * depth, *over = k.over_keys + b * KEYS * width;
   const auto nothing = [](int64_t) {};
-  static constexpr Part of_ds[2] = {{0, 0}, {STRIP * KEYS, 0}};
   for (int64_t first = 0; first < t.most; first += STRIP) {
     const int64_t count = smaller(STRIP, t.most - first);
+    // without the keys that none of these rows attends to
+    const int64_t seen = larger(1, smaller(keys, visible(smaller(first + count, t.count) - 1)));
+    const int64_t panels = ceil_div(seen, PANEL);
     for (int64_t i = 0; i < panels; i += 2) {
       const int64_t beside = smaller(2, panels - i), next = depth * PANEL;
       float *s = scores[0] + i / 2 * STRIP * COLUMNS, *ds = scores[1] + i / 2 * STRIP * COLUMNS;
@@ -229,19 +233,17 @@ static void block_gradients(Tiles& tiles, const TileGradient& g, const TileKeys&
     for (int64_t row = 0; row < count; row += 2) {
       const int64_t r = first + row;
       if (r + 2 <= t.count && smaller(visible(r), visible(r + 1)) >= KEYS && larger(outside(r), outside(r + 1)) <= 0)
-        score_gradients<false>(t, g.scale, r, row, scores[0], scores[1], ds_rows, keys, visible, outside);
-      else score_gradients<true>(t, g.scale, r, row, scores[0], scores[1], ds_rows, keys, visible, outside);
+        score_gradients<false>(t, g.scale, r, row, scores[0], scores[1], ds_rows, seen, visible, outside);
+      else score_gradients<true>(t, g.scale, r, row, scores[0], scores[1], ds_rows, seen, visible, outside);
     }
     for (int64_t i = 0; i < width / PANEL; i += 2) {
       float* c = t.dq + (i / 2 * t.most + first) * COLUMNS;
       multiply(tiles, count, smaller(2, width / PANEL - i),
-               Block{ds_rows[0], KEYS, GROUP, over + i * KEYS * PANEL, KEYS * PANEL, whole_groups(keys), c, c, 2, of_ds}, nothing);
+               Block{ds_rows, KEYS, GROUP, over + i * KEYS * PANEL, KEYS * PANEL, whole_groups(seen), c, c}, nothing);
     }
   }
-  const Part of_keys[2] = {{0, 0}, {0, t.ds[1] - t.ds[0]}};
-  const Part of_values[2] = {{0, 0}, {0, t.p[1] - t.p[0]}};
-  add_transposed(tiles, k.dkeys + b * KEYS * width, t.q_t, t.ds[0], width, t.most, keys, 2, of_keys);
-  add_transposed(tiles, k.dvalues + b * KEYS * width, t.dout_t, t.p[0], width, t.most, keys, 2, of_values);
+  add_transposed(tiles, k.dkeys + b * KEYS * width, t.q_t, t.ds, width, t.most, keys);
+  add_transposed(tiles, k.dvalues + b * KEYS * width, t.dout_t, t.p, width, t.most, keys);
 }
 
 // Where a segment's part of the gradients of a prompt goes: rows of scratch from `share` on are its own, from `sum` on those of

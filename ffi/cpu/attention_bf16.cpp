@@ -115,6 +115,8 @@ struct Mask {
 
   int64_t visible(int64_t r) const { return smaller(keys, own + r / group + 1); }
   int64_t outside(int64_t r) const { return larger(0, smaller(keys, before + r / group)); }
+  // The same without the keys that none of the first `rows` rows attends to.
+  Mask of_rows(int64_t rows) const { return Mask{larger(1, visible(rows - 1)), group, own, before}; }
   // Whether `count` rows from `first` on attend to a whole block.
   bool everything(int64_t first, int64_t count) const {
     return keys == KEYS && own + first / group + 1 >= KEYS && before + (first + count - 1) / group <= 0;
@@ -139,8 +141,10 @@ class Attention {
   // All rows with one block, whose memory must stay as it is until the block after it was added. `meanwhile` as in multiply.
   template <class Meanwhile>
   void add_block(const bf16* keys_at, const bf16* values_at, const Mask& mask, const Meanwhile& meanwhile) {
-    for (int64_t first = 0; first < rows_.count; first += STRIP)
-      add_strip(StripOfBlock{first, smaller(STRIP, rows_.count - first), keys_at, values_at, mask}, meanwhile);
+    for (int64_t first = 0; first < rows_.count; first += STRIP) {
+      const int64_t count = smaller(STRIP, rows_.count - first);
+      add_strip(StripOfBlock{first, count, keys_at, values_at, mask.of_rows(first + count)}, meanwhile);
+    }
   }
 
   void finish() {
@@ -161,10 +165,10 @@ class Attention {
     bf16* p;
 
     inline __attribute__((always_inline)) void operator()() {
-      const V down = set1(*shift), scale = set1(rows->scale);
+      const V down = set1(-*shift), scale = set1(rows->scale);
       V s[KEYS / W], total = load(sum);
 #pragma GCC unroll 4
-      for (int64_t j = 0; j < KEYS / W; j++) s[j] = exp2_of_negative(sub(mul(load(scores_of(scores, 0, j)), scale), down));
+      for (int64_t j = 0; j < KEYS / W; j++) s[j] = exp2_of_negative(fma(load(scores_of(scores, 0, j)), scale, down));
 #pragma GCC unroll 4
       for (int64_t j = 0; j < KEYS / W; j++) total = add(total, s[j]);
       store(sum, total);

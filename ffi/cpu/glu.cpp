@@ -1,7 +1,7 @@
 // Gated linear unit (Shazeer 2020): x (T, 2F) holds the gate g and next to it the value u;  y (T, F) = act(g) · u, where
 // act is SiLU (swiglu) or tanh-approximated GELU (geglu).
 //   glu_forward   y =
-//   glu_backward  dx (T, 2F) =
+//   glu_backward  dx (T, 2F) =, and y = (null: not wanted), which may be where dy is
 #include "simd.h"
 #include "threads.h"
 
@@ -56,7 +56,7 @@ void glu_forward(void* y, const void* x, int32_t T, int32_t F, int32_t gelu, int
 }
 
 template <bool GELU, class TX, class TG>
-static void backward(TG* dx, const TG* dy, const TX* x, int64_t T, int64_t F) {
+static void backward(TG* dx, TX* y, const TG* dy, const TX* x, int64_t T, int64_t F) {
   for_vectors(T, F, [=](int64_t t, int64_t f, int n) __attribute__((always_inline)) {
     const TX* gate = x + t * 2 * F + f;
     TG* out = dx + t * 2 * F + f;
@@ -65,14 +65,15 @@ static void backward(TG* dx, const TG* dy, const TX* x, int64_t T, int64_t F) {
     const V act = activation<GELU>(load_upto(gate, n), &derivative);
     store_upto(out, mul(mul(grad, u), derivative), n);
     store_upto(out + F, mul(grad, act), n);
+    if (y) store_upto(y + t * F + f, mul(act, u), n);
   });
 }
 
-void glu_backward(void* dx, const void* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype,
+void glu_backward(void* dx, void* y, const void* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype,
                   int32_t gdtype) {
   WITH_DTYPE(dtype, TX, WITH_DTYPE(gdtype, TG, {
-    if (gelu) backward<true>((TG*)dx, (const TG*)dy, (const TX*)x, T, F);
-    else backward<false>((TG*)dx, (const TG*)dy, (const TX*)x, T, F);
+    if (gelu) backward<true>((TG*)dx, (TX*)y, (const TG*)dy, (const TX*)x, T, F);
+    else backward<false>((TG*)dx, (TX*)y, (const TG*)dy, (const TX*)x, T, F);
   }));
 }
 

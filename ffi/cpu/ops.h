@@ -98,8 +98,9 @@ struct AdapterTerm {
   OP(glu_forward, (void* y, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype),                         \
      (y, x, T, F, gelu, dtype))                                                                                        \
   OP(glu_backward,                                                                                                     \
-     (void* dx, const void* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype, int32_t gdtype),     \
-     (dx, dy, x, T, F, gelu, dtype, gdtype))                                                                           \
+     (void* dx, void* y, const void* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype,             \
+      int32_t gdtype),                                                                                                 \
+     (dx, y, dy, x, T, F, gelu, dtype, gdtype))                                                                         \
   OP(route_forward,                                                                                                    \
      (float* weights, int32_t* experts, float* probabilities, const float* logits, int32_t T, int32_t E, int32_t K,    \
       int32_t normalized, int32_t given),                                                                              \

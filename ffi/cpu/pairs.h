@@ -14,9 +14,11 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 #if defined(EMULATED_BF16)
 typedef Pairs PairRegister;
 typedef Pairs IndexRegister;
+typedef Halves HalfRegister;
 #else
 typedef __m512bh PairRegister;
 typedef __m512i IndexRegister;
+typedef __m256i HalfRegister;
 #endif
 
 // Elements of the reduction that operands are padded to, on both paths: what a tile multiplies at once.
@@ -36,6 +38,14 @@ INLINE Pairs interleaved_low(Pairs a, Pairs b) {
 }
 INLINE Pairs interleaved_high(Pairs a, Pairs b) {
   return permuted(a, Pairs{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31}, b);
+}
+
+// The lower halves of both, and the upper ones.
+INLINE Pairs lower_halves(Pairs a, Pairs b) {
+  return permuted(a, Pairs{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23}, b);
+}
+INLINE Pairs upper_halves(Pairs a, Pairs b) {
+  return permuted(a, Pairs{8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31}, b);
 }
 
 // Two vectors as 32 bfloat16, rounded to nearest even; subnormal numbers become zero, as they do in products.
@@ -62,11 +72,18 @@ INLINE Halves halves(const bf16* p, int64_t n) {
   else if (n > 0) memcpy(&h, p, (size_t)n * 2);
   return h;
 }
+// In registers: a load waits until two narrower stores to the same place have left the core.
 INLINE Pairs side_by_side(Halves first, Halves second) {
-  Pairs both;
-  memcpy(&both, &first, 32);
-  memcpy((char*)&both + 32, &second, 32);
-  return both;
+  return (Pairs)_mm512_inserti64x4(_mm512_castsi256_si512((HalfRegister)first), (HalfRegister)second, 1);
+}
+
+// Past the caches, to a whole cache line (stream_fence).
+INLINE void stream(bf16* p, Pairs x) {
+#if defined(EMULATED_BF16)
+  memcpy(p, &x, sizeof x);
+#else
+  _mm512_stream_si512((__m512i*)p, (__m512i)x);
+#endif
 }
 
 // 32 adjacent elements as bfloat16.
@@ -79,7 +96,7 @@ INLINE Pairs whole_row(const float* p) { return rounded_halves(load(p), load(p +
 
 // The same; those from n on are zero.
 INLINE Pairs whole_row(const bf16* p, int64_t n) {
-  if (n < GROUP) return side_by_side(halves(p, n), halves(p + PANEL, n - PANEL));
+  if (n < GROUP) [[unlikely]] return side_by_side(halves(p, n), halves(p + PANEL, n - PANEL));
   Pairs row;
   memcpy(&row, p, sizeof row);
   return row;
@@ -96,6 +113,7 @@ INLINE Pairs row_pairs(const float* row, int64_t ld) { return paired(rounded_hal
 
 // The same for row k of a block. Rows from `rows` and columns from `columns` on are zero.
 INLINE Pairs row_pairs(const bf16* block, int64_t ld, int64_t k, int64_t rows, int64_t columns) {
+  if (k + 1 < rows && columns >= PANEL) return row_pairs(block + k * ld, ld);
   const Halves low = k < rows ? halves(block + k * ld, columns) : Halves{};
   const Halves high = k + 1 < rows ? halves(block + (k + 1) * ld, columns) : Halves{};
   return paired(side_by_side(low, high));

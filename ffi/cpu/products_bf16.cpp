@@ -31,6 +31,10 @@ static constexpr int64_t GROUP_BYTES = 448 << 10;
 static constexpr int64_t ROWS = 1024, FEWEST_ROWS = 128, PAIRS_ROWS = 256, FEW_ROWS = 64;
 // Bytes of a block's sums, and of its rows if they are converted.
 static constexpr int64_t SUMS_BYTES = 2 << 20, ROWS_BYTES = 2 << 20;
+// An output that is written past the caches, without reading it first: what follows would find little of it there.
+#ifndef BEYOND_CACHES
+#define BEYOND_CACHES (24 << 20)
+#endif
 // A whole operand that is converted for all tasks takes at most this many bytes; the tests make it small.
 #ifndef CONVERTED_BYTES
 #define CONVERTED_BYTES (32 << 20)
@@ -44,6 +48,7 @@ struct RowOutput {
   const bf16* bias;
   bool accumulate;
   float factor;
+  bool past_caches = false;  // bfloat16 rows in whole cache lines, more than the caches hold
 
   // `count` rows of c, COLUMNS wide, to (row, column). What is written while others are multiplied must be short.
   inline __attribute__((always_inline)) void write(const float* c, int64_t row, int64_t column, int64_t count) const {
@@ -52,7 +57,8 @@ struct RowOutput {
     for (int64_t r = 0; r < count; r++) {
       V low = load(c + r * COLUMNS), high = load(c + r * COLUMNS + W);
       if (accumulate) low = add(load(out), low), high = add(load(out + W), high);
-      store_all(out, low, high);
+      if (sizeof(TY) == 2 && past_caches) stream((bf16*)out, rounded_halves(low, high));
+      else store_all(out, low, high);
       out += ld;
     }
   }
@@ -513,6 +519,7 @@ static void products(int64_t M, int64_t panels, int64_t depth, const Left& left,
       }
     }
     pending.finish();
+    stream_fence();
   });
 }
 
@@ -569,6 +576,7 @@ static void products_by_pairs(int64_t M, int64_t panels, int64_t depth, const Le
       }
     }
     pending.finish();
+    stream_fence();
   });
 }
 
@@ -595,7 +603,9 @@ static void forward(void* y, const void* x, const void* w, const void* bias, int
   if (M <= 0 || N <= 0) return;
   const StoredPanels panels{(const bf16*)w, whole_groups(K)};
   WITH_DTYPE(ydtype, TY, WITH_DTYPE(xdtype, TX, {
-    const RowOutput<TY> output{(TY*)y, ldy, N, (const bf16*)bias, accumulate, factor};
+    const bool lines = sizeof(TY) == 2 && ((uintptr_t)y | (ldy * sizeof(TY))) % 64 == 0;
+    const bool past_caches = lines && !accumulate && M * N * (int64_t)sizeof(TY) >= BEYOND_CACHES;
+    const RowOutput<TY> output{(TY*)y, ldy, N, (const bf16*)bias, accumulate, factor, past_caches};
     row_products((const TX*)x, ldx, M, ceil_div(N, PANEL), K, panels, output, added);
   }));
 }
@@ -656,13 +666,15 @@ static void transpose(bf16* target, const bf16* x, int64_t ldx, int64_t tokens, 
       Pairs v[2][8];
       for (int64_t half = 0; half < 2; half++) {
         const int64_t t = group * GROUP + half * PANEL;
+#pragma GCC unroll 8
         for (int i = 0; i < 8; i++) v[half][i] = row_pairs(x + t * ldx + k, ldx, 2 * i, tokens - t, K - k);
         transpose_pairs(v[half]);
       }
+#pragma GCC unroll 16
       for (int64_t i = 0; i < PANEL; i++) {
         char* to = (char*)(target + ((k + i) / STRIP * depth + group * GROUP) * STRIP + (k + i) % STRIP * GROUP);
-        memcpy(to, (const char*)v[0] + i * 32, 32);
-        memcpy(to + 32, (const char*)v[1] + i * 32, 32);
+        const Pairs row = i % 2 ? upper_halves(v[0][i / 2], v[1][i / 2]) : lower_halves(v[0][i / 2], v[1][i / 2]);
+        memcpy(to, &row, sizeof row);
       }
     }
   });

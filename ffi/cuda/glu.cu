@@ -1,7 +1,7 @@
 // Gated linear unit (Shazeer 2020): x (T, 2F) holds the gate g and beside it the value u;  y (T, F) = act(g) · u, where
 // act is SiLU (swiglu) or tanh-approximated GELU (geglu).
 //   glu_forward   y =
-//   glu_backward  dx (T, 2F) =
+//   glu_backward  dx (T, 2F) =, and y = (null: not wanted), which may be where dy is
 #include "primitives.cuh"
 
 #ifndef X_TYPE
@@ -62,7 +62,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    glu_backward(DX_TYPE* dx, const DY_TYPE* dy, const X_TYPE* x, int T, int F, int lddx, int lddy, int ldx, int gelu) {
+    glu_backward(DX_TYPE* dx, X_TYPE* y, const DY_TYPE* dy, const X_TYPE* x, int T, int F, int lddx, int ldy, int lddy,
+                 int ldx, int gelu) {
   constexpr int N = unit_elements<DX_TYPE, DY_TYPE, X_TYPE>();
   const int f = (blockIdx.x * THREADS + threadIdx.x) * N;
   if (f >= F) return;
@@ -70,16 +71,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const X_TYPE *gate = x + t * ldx + f, *up = gate + F;
     const DY_TYPE* grad = dy + t * lddy + f;
     DX_TYPE *dgate = dx + t * lddx + f, *dup = dgate + F;
-    const bool vectors = aligned<N>(gate) && aligned<N>(up) && aligned<N>(grad) && aligned<N>(dgate) && aligned<N>(dup);
+    X_TYPE* out = y ? y + t * ldy + f : nullptr;
+    const bool vectors = aligned<N>(gate) && aligned<N>(up) && aligned<N>(grad) && aligned<N>(dgate) && aligned<N>(dup) &&
+                         aligned<N>(out);
     Unit<N> g = load_unit<N>(gate, F - f, vectors), u = load_unit<N>(up, F - f, vectors);
-    const Unit<N> d = load_unit<N>(grad, F - f, vectors);
+    Unit<N> d = load_unit<N>(grad, F - f, vectors);
 #pragma unroll
     for (int j = 0; j < N; j++) {
       const Activation act = activation(g.at[j], gelu);
+      const float product = u.at[j] * act.value;
       g.at[j] = d.at[j] * u.at[j] * act.slope;
       u.at[j] = d.at[j] * act.value;
+      d.at[j] = product;
     }
     store_unit(dgate, g, F - f, vectors);
     store_unit(dup, u, F - f, vectors);
+    if (out) store_unit(out, d, F - f, vectors);
   }
 }

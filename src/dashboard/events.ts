@@ -1,6 +1,8 @@
 /** Server-sent events to every open page. A page that does not keep up is let go: its browser connects again. */
 
 export interface Events {
+  /** How many pages follow. */
+  readonly pages: number;
   /** A stream for one page, which begins with these events; null: there are too many pages. */
   open(first: readonly string[]): ReadableStream<Uint8Array> | null;
   send(event: string): void;
@@ -27,6 +29,9 @@ export function createEvents(): Events {
     }
   };
   return {
+    get pages() {
+      return pages.size;
+    },
     open(first) {
       if (pages.size >= LISTENERS) return null;
       let own: Controller;

@@ -28,6 +28,15 @@ export interface MemoryPicture {
 export const tables = ["steps", "evaluations"] as const;
 export type TableName = (typeof tables)[number];
 
+/** Rows that are new since the event before, so that a page which follows need not ask for them. */
+export interface FreshRows {
+  /** The number of the first. */
+  readonly from: number;
+  readonly steps: readonly number[];
+  /** All columns in the order of the table's names, each with a value per row; null: NaN. */
+  readonly values: readonly (readonly (number | null)[])[];
+}
+
 /** How far a run has come: small, sent whenever it changes. */
 export interface RunState {
   readonly run: number;
@@ -70,6 +79,8 @@ export interface StateMessage {
   /** Of the run that the server belongs to; "unknown" for runs that are only shown. */
   readonly status: Status;
   readonly runs: readonly RunState[];
+  /** By run; null where there is nothing new, or more than an event carries: the page then asks. */
+  readonly fresh?: readonly (Readonly<Partial<Record<TableName, FreshRows>>> | null)[];
 }
 
 /** The trainer's own report on the phase that runs. */

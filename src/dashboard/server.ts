@@ -7,7 +7,7 @@ import { InputError, RunError } from "../errors.ts";
 import type { PageFiles } from "./bundle.ts";
 import { createEvents, eventText } from "./events.ts";
 import { cookieOf, hasToken, isLoopback, newToken, type Policy, refusalOf, safeHeaders } from "./guard.ts";
-import type { ProgressMessage, StateMessage, Status } from "./protocol.ts";
+import { type FreshRows, type ProgressMessage, type StateMessage, type Status, tables } from "./protocol.ts";
 import { answerOf, refused } from "./routes.ts";
 import type { RunView } from "./run-view.ts";
 
@@ -15,10 +15,11 @@ export const DEFAULT_PORT = 7007;
 /** Ports tried after a default one that is taken. */
 const MORE_PORTS = 20;
 /**
- * How often the folders are looked at, in ms. What is new is drawn as often, and a browser beside the training takes its cores:
- * at 500 ms, runs of the bundled model took a fifth longer on 2 cores. A page that is opened has them looked at at once.
+ * How often the folders are looked at, in ms. What is new is told and drawn as often, all of it at once, since a browser beside
+ * the training takes its cores: at 500 ms, runs of the bundled model took a fifth longer on 2 cores. A page that is opened and a
+ * trainer that says what it is at (open.ts, somewhat more often than this) have them looked at at once.
  */
-const POLL_MS = 4000;
+const POLL_MS = 4600;
 /** How long reading a large file may keep requests waiting, in ms. */
 const BUSY_MS = 12;
 /** A page behind a proxy hears something this often, in ms. */
@@ -55,13 +56,27 @@ export function startServer(options: ServerOptions): PageServer {
   const events = createEvents();
   const notes: { readonly at: number; readonly text: string }[] = [];
   let lastProgress: ProgressMessage | null = null;
+  let last: StateMessage | null = null;
   let lastState = "";
+  /** Notes and progress that are told with the next state: each time that something is told costs a page a picture. */
+  let waiting: string[] = [];
+  let isProgressNew = false;
+  let told = 0;
 
   const state = (): StateMessage => ({ status, runs: runs.map((run) => run.state()) });
-  const tellState = (): void => {
-    const text = eventText("state", state());
-    if (text !== lastState) events.send(text);
-    lastState = text;
+  const tell = (): void => {
+    const now = state();
+    const text = JSON.stringify(now);
+    if (events.pages > 0) {
+      const parts = waiting;
+      if (text !== lastState) parts.push(eventText("state", { ...now, fresh: freshRows(runs, last, now) }));
+      if (isProgressNew && lastProgress !== null) parts.push(eventText("progress", lastProgress));
+      if (parts.length > 0) {
+        events.send(parts.join(""));
+        told = performance.now();
+      }
+    }
+    [last, lastState, waiting, isProgressNew] = [now, text, [], false];
   };
 
   const isPublic = !isLoopback(host);
@@ -71,6 +86,8 @@ export function startServer(options: ServerOptions): PageServer {
   const answer = async (request: Request, server: Bun.Server<undefined>, url: URL): Promise<Response> => {
     const { pathname: path, searchParams: query } = url;
     if (path === "/api/events") {
+      // What waits is in what a page begins with.
+      tell();
       const first = [eventText("state", state()), ...notes.map((note) => eventText("note", note))];
       if (lastProgress !== null) first.push(eventText("progress", lastProgress));
       const stream = events.open(first);
@@ -112,12 +129,12 @@ export function startServer(options: ServerOptions): PageServer {
     for (const run of runs)
       while (run.poll()) {
         if (performance.now() - since < BUSY_MS) continue;
-        tellState();
+        tell();
         await Bun.sleep(1);
         since = performance.now();
         if (closed) return;
       }
-    tellState();
+    tell();
   };
   const poll = async (): Promise<void> => {
     if (polling || closed) return;
@@ -129,7 +146,9 @@ export function startServer(options: ServerOptions): PageServer {
     if (!closed) timer = setTimeout(poll, POLL_MS);
   };
   const wake = (): void => void poll();
-  const heartbeat = setInterval(() => events.send(": \n\n"), HEARTBEAT_MS);
+  const heartbeat = setInterval(() => {
+    if (performance.now() - told > HEARTBEAT_MS / 2) events.send(": \n\n");
+  }, HEARTBEAT_MS);
   wake();
 
   const shown = isPublic && ["0.0.0.0", "::"].includes(host) ? hostname() : host;
@@ -140,13 +159,14 @@ export function startServer(options: ServerOptions): PageServer {
     token,
     progress(progress) {
       lastProgress = progress;
-      events.send(eventText("progress", progress));
+      isProgressNew = true;
+      wake();
     },
     note(text) {
       const note = { at: Date.now(), text: text.slice(0, 2000) };
       notes.push(note);
       if (notes.length > NOTES) notes.shift();
-      events.send(eventText("note", note));
+      waiting.push(eventText("note", note));
     },
     async end() {
       status = "ended";
@@ -164,6 +184,19 @@ export function startServer(options: ServerOptions): PageServer {
       server.stop(true);
     },
   };
+}
+
+/** The rows of each run that have come between two states. */
+function freshRows(runs: readonly RunView[], before: StateMessage | null, now: StateMessage): StateMessage["fresh"] {
+  return runs.map((run, i) => {
+    const since = before?.runs[i];
+    if (since === undefined || since.epoch !== now.runs[i]!.epoch) return null;
+    const found = tables.flatMap((name): [string, FreshRows][] => {
+      const fresh = run.table(name).fresh(since.rows[name]);
+      return fresh === null ? [] : [[name, fresh]];
+    });
+    return found.length === 0 ? null : Object.fromEntries(found);
+  });
 }
 
 const lower = (text: string): string => text.toLowerCase();

@@ -1,5 +1,5 @@
 /** Rows of numbers by column, as they are read and sent: steps in 64 bits, values in 32, NaN where a row has none. */
-import type { ColumnsHead, OverviewHead } from "./protocol.ts";
+import type { ColumnsHead, FreshRows, OverviewHead } from "./protocol.ts";
 
 export interface Table {
   readonly rows: number;
@@ -9,6 +9,8 @@ export interface Table {
   clear(): void;
   /** The bytes of an answer: see `ColumnsHead`. Names without a column have NaN. */
   encode(epoch: number, names: readonly string[], from: number): Uint8Array<ArrayBuffer>;
+  /** The rows from `from` on; null: there are none, too many for an event, or some that JSON cannot say. */
+  fresh(from: number): FreshRows | null;
   /** The bytes of an overview: see `OverviewHead`. */
   overview(epoch: number, names: readonly string[]): Uint8Array<ArrayBuffer>;
 }
@@ -17,6 +19,8 @@ export interface Table {
 const COLUMNS = 400;
 /** Most buckets of an overview: as many as a wide screen has pixels. */
 const BUCKETS = 2048;
+/** Most values of fresh rows: a minute of steps of a quarter of a second has about as many. */
+const FRESH_VALUES = 16_384;
 /** Most rows of one answer. */
 export const ANSWER_ROWS = 1 << 18;
 
@@ -79,6 +83,14 @@ export function createTable(): Table {
       }
       return bytes;
     },
+    fresh(from) {
+      const count = rows - from;
+      if (count <= 0 || count * (columns.size + 1) > FRESH_VALUES) return null;
+      const parts = [...columns.values()].map((column) => column.subarray(from, rows));
+      if (parts.some((part) => part.some((value) => Math.abs(value) === Number.POSITIVE_INFINITY))) return null;
+      const values = parts.map((part) => Array.from(part, brief));
+      return { from, steps: Array.from(steps.subarray(from, rows)), values };
+    },
     overview(epoch, names) {
       const end = (steps[rows - 1] ?? 0) + 1;
       const stride = 2 ** Math.max(0, Math.ceil(Math.log2(end / BUCKETS)));
@@ -94,6 +106,9 @@ export function createTable(): Table {
     },
   };
 }
+
+/** A Float32 with the digits that tell it from its neighbours: nine. */
+const brief = (value: number): number | null => (Number.isNaN(value) ? null : Number(value.toPrecision(9)));
 
 /** Bytes that begin with the head's length and the head; numbers follow from a multiple of 8 on. */
 function withHead(head: object, more: number): { readonly bytes: Uint8Array<ArrayBuffer>; readonly start: number } {

@@ -289,8 +289,8 @@ export interface Ops {
 
   /** y (T, F) = act(gate) · up, with x (T, 2F) = gate beside up. `gelu`: tanh-approximated GELU, else SiLU. */
   gluForward(y: Tensor, x: Tensor, gelu: boolean): void;
-  /** dx may be x itself. */
-  gluBackward(dx: Tensor, dy: Tensor, x: Tensor, gelu: boolean): void;
+  /** dx may be x itself. y = what gluForward gives, if wanted; it may be dy itself. */
+  gluBackward(dx: Tensor, dy: Tensor, x: Tensor, gelu: boolean, y: Tensor | null): void;
 
   /**
    * probabilities = softmax(logits (T, E) float32); experts = the k most probable of each token, the first of equal ones,

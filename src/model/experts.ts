@@ -104,7 +104,7 @@ export function* backwardExperts(
   yield;
   ops.expertsBackwardInput(dglu, g.dpairs, down, places);
   yield;
-  ops.gluBackward(dgateUp, dglu, gateUp, mlp.activation === "gelu_tanh");
+  ops.gluBackward(dgateUp, dglu, gateUp, mlp.activation === "gelu_tanh", null);
   for (const [i, part] of [mlp.gate, mlp.up].entries()) {
     const [weights, dpart] = [weightsOf(part), gradientsOf(gradients, part)];
     const dy = columns(dgateUp, i * F, F);

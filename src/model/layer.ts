@@ -8,7 +8,7 @@
 
 import type { Pieces } from "../device/breathe.ts";
 import type { AttentionShape, Device, HeadTransform, Weight } from "../device/device.ts";
-import { isExperts, type Layer, type Linear } from "../families/layer.ts";
+import { isExperts, type Layer, type Linear, type Mlp } from "../families/layer.ts";
 import { columns, type Tensor } from "../tensor/tensor.ts";
 import {
   addExperts,
@@ -27,7 +27,7 @@ import {
   layerGradientBuffers,
   layerInput,
 } from "./layer-buffers.ts";
-import { backwardGroup, backwardLinear, forwardGroup, forwardLinear } from "./linear.ts";
+import { backwardGroup, backwardLinear, backwardLinearRestoring, forwardGroup, forwardLinear } from "./linear.ts";
 import { gradientOf, type LinearGroup, type Model, type ParameterGradients } from "./model.ts";
 import { layerRoutes, type Routing } from "./routes.ts";
 
@@ -89,8 +89,8 @@ export function forwardHeads({ ops }: Device, b: LayerBuffers, transform: HeadTr
   else ops.ropeForward(qkColumns(b.qkv, shape).qk, positions, cos, sin, shape.headDim);
 }
 
-/** residual → what the MLP adds to it, but for the last product or, of experts, the weighed sum. */
-function* forwardGlu(model: Model, layer: number, b: LayerBuffers, routes: LayerRoutes | null): Pieces {
+/** residual → what the MLP adds to it, but for the last product or, of experts, the weighed sum; `glu`: not up to gate and up alone. */
+function* forwardGlu(model: Model, layer: number, b: LayerBuffers, routes: LayerRoutes | null, glu = true): Pieces {
   const { device, weights } = model;
   const { postNorm, mlp } = weights.layers[layer]!;
   forwardNorm(model, b.postNormed, b.postRstd, b.residual, postNorm);
@@ -99,7 +99,7 @@ function* forwardGlu(model: Model, layer: number, b: LayerBuffers, routes: Layer
     return;
   }
   yield* forwardGroup(model, b.gateUp, b.postNormed, weights.groups[layer]!.gateUp);
-  device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
+  if (glu) device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
 }
 
 /** The last product of attention or of the MLP, and its norm with what that reads. */
@@ -177,6 +177,14 @@ export function* forwardLayer(
   yield;
 }
 
+/**
+ * Whether the gated unit's backward pass writes again what the unit gave, with what it reads anyway, for the gradient of
+ * the down projection's weight. An adapter's gradients need that before, and so does a norm whose input is recomputed.
+ */
+function restoresGlu({ mlp, mlpNorm }: Layer<Weight>, kept: KeptActivations | null): boolean {
+  return !isExperts(mlp) && mlp.down.adapter === undefined && (kept !== null || mlpNorm === null);
+}
+
 /** Recomputes a layer's forward pass from its input, up to what enters the last norm or, without one, the down projection. */
 function* recompute(
   model: Model,
@@ -198,7 +206,7 @@ function* recompute(
   yield;
   forwardOutput(model, attentionOutput(weights, b), b, b.attention);
   yield;
-  yield* forwardGlu(model, layer, b, routes);
+  yield* forwardGlu(model, layer, b, routes, !restoresGlu(weights, null));
   const output = mlpOutput(weights, b);
   if (!output?.norm) return;
   yield;
@@ -212,7 +220,7 @@ function* recomputeElementwise(model: Model, weights: Layer<Weight>, b: LayerBuf
   forwardNorm(model, b.normed, b.rstd, input, inputNorm);
   forwardNorm(model, b.postNormed, b.postRstd, b.residual, postNorm);
   if (isExperts(mlp)) recomputeExperts(model, mlp, b);
-  else model.device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
+  else if (mlp.down.adapter) model.device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
   yield;
 }
 
@@ -229,22 +237,36 @@ function outgoing({ ops }: Device, { dresidual, dnormed }: StreamGradients): Ten
   return dnormed;
 }
 
-/** dx = the gradient of an output's input, given dresidual. */
-function* backwardOutput(
+/** The gradient of what an output's linear map gives, from dresidual. */
+function outputGradient(model: Model, gradients: ParameterGradients, o: Output, g: StreamGradients): Tensor {
+  const { device } = model;
+  if (!o.norm) return outgoing(device, g);
+  device.ops.rmsnormBackward(g.dnormed, gradientOf(gradients, o.norm), g.dresidual, o.out, o.norm, o.rstd, null);
+  return g.dnormed;
+}
+
+/** dgateUp, given dresidual; it may take the place of gateUp, and dglu that of glu: each is read for the last time before. */
+function* backwardGlu(
   model: Model,
   gradients: ParameterGradients,
-  { linear, norm, out, rstd }: Output,
-  dx: Tensor,
-  g: StreamGradients,
-  x: Tensor,
+  mlp: Mlp<Weight>,
+  output: Output,
+  b: LayerBuffers,
+  g: StreamGradients & Pick<LayerGradients, "dglu" | "dgateUp">,
+  restores: boolean,
 ): Pieces {
-  const { device } = model;
-  if (!norm) {
-    yield* backwardLinear(model, gradients, linear, dx, outgoing(device, g), x);
+  const gelu = mlp.activation === "gelu_tanh";
+  const dy = outputGradient(model, gradients, output, g);
+  const gluBackward = (glu: Tensor | null) => model.device.ops.gluBackward(g.dgateUp, g.dglu, b.gateUp, gelu, glu);
+  if (restores) {
+    yield* backwardLinearRestoring(model, gradients, mlp.down, g.dglu, dy, () => {
+      gluBackward(b.glu);
+      return b.glu;
+    });
     return;
   }
-  device.ops.rmsnormBackward(g.dnormed, gradientOf(gradients, norm), g.dresidual, out, norm, rstd, null);
-  yield* backwardLinear(model, gradients, linear, dx, g.dnormed, x);
+  yield* backwardLinear(model, gradients, mlp.down, g.dglu, dy, b.glu);
+  gluBackward(null);
 }
 
 /** dresidual += the gradient of the stream in products that share their input, x normalized (rstd) or x itself. */
@@ -299,19 +321,18 @@ export function* backwardLayer(
   else yield* recompute(model, layer, b, input, positions, segments, routes);
 
   const groups = model.weights.groups[layer]!;
-  // dglu may take the place of glu, and dgateUp that of gateUp: each is read for the last time before.
   if (isExperts(mlp)) {
     yield* backwardExperts(model, gradients, mlp, b, g, routes!.experts, balance);
     const dpost = gradientOf(gradients, postNorm!);
     ops.rmsnormBackward(g.dresidual, dpost, g.dnormed, b.residual, postNorm!, b.postRstd, g.dresidual);
   } else {
-    yield* backwardOutput(model, gradients, mlpOutput(weights, b)!, g.dglu, g, b.glu);
-    ops.gluBackward(g.dgateUp, g.dglu, b.gateUp, mlp.activation === "gelu_tanh");
+    yield* backwardGlu(model, gradients, mlp, mlpOutput(weights, b)!, b, g, restoresGlu(weights, kept));
     const between = { normed: b.postNormed, x: b.residual, rstd: b.postRstd };
     yield* backwardInput(model, gradients, groups.gateUp, postNorm, g, g.dgateUp, between);
   }
 
-  yield* backwardOutput(model, gradients, attentionOutput(weights, b), g.dattention, g, b.attention);
+  const dout = outputGradient(model, gradients, attentionOutput(weights, b), g);
+  yield* backwardLinear(model, gradients, attention.o, g.dattention, dout, b.attention);
   ops.attentionBackward(g.dqkv, g.dattention, b.qkv, b.attention, b.lse, segments, g.attentionScratch, shape);
   yield;
   const d = qkColumns(g.dqkv, shape);

@@ -58,6 +58,22 @@ export function* backwardLinear(
   yield* addAdapterInputs(model, [linear], null, dx);
 }
 
+/**
+ * The same of a map without adapter, whose x is not there before dx is: `restore` then writes it, perhaps where dx was.
+ */
+export function* backwardLinearRestoring(
+  model: Model,
+  gradients: ParameterGradients,
+  linear: Linear<Weight>,
+  dx: Tensor,
+  dy: Tensor,
+  restore: () => Tensor,
+): Pieces {
+  model.device.ops.matmulBackwardInput(dx, dy, linear.weight, false);
+  yield;
+  yield* parameterGradients(model, gradients, linear, dy, restore());
+}
+
 /** Each part with its columns of y. */
 function* columnsOf(parts: readonly Linear<Weight>[], y: Tensor) {
   let from = 0;

@@ -155,6 +155,7 @@ const samples: Readonly<Partial<Record<keyof Ops, (b: Buffers) => Call>>> = {
     b.tensor("bfloat16", [32, F]),
     b.tensor("bfloat16", [32, 2 * F]),
     false,
+    b.tensor("bfloat16", [32, F]),
   ],
   lmHeadForward: (b) => {
     const { logits, hidden, w, starts, targets, values } = head(b);

@@ -136,6 +136,68 @@ describe.skipIf(withoutChromium !== null)("the page", () => {
     await page.close();
   });
 
+  test("follows a run with one picture for each report, without asking, and rests in between", async () => {
+    const folder = made("followed", { steps: 200, totalSteps: 1000 });
+    const server = serve([folder]);
+    const { page, complaints } = await openPage(browser);
+    // Counts how often each chart is drawn.
+    await page.addInitScript(`{
+      window.drawn = {};
+      const clear = CanvasRenderingContext2D.prototype.clearRect;
+      CanvasRenderingContext2D.prototype.clearRect = function (...all) {
+        const chart = this.canvas.closest?.(".grid .card")?.id;
+        if (chart) window.drawn[chart] = (window.drawn[chart] ?? 0) + 1;
+        return clear.apply(this, all);
+      };
+    }`);
+    await page.goto(server.url);
+    await shows(page, "#run-progress", "step 200 of 1,000");
+    await page.waitForSelector("#chart-kl .plot canvas");
+    await page.waitForTimeout(1000);
+    const requests: string[] = [];
+    page.on("request", (request) => requests.push(new URL(request.url()).pathname));
+    const drawn = () => page.evaluate<Record<string, number>>("window.drawn");
+    const client = await page.context().newCDPSession(page);
+    await client.send("Performance.enable");
+    const layouts = async (): Promise<number> => {
+      const { metrics } = await client.send("Performance.getMetrics");
+      return metrics.find(({ name }) => name === "LayoutCount")!.value;
+    };
+
+    const [before, resting] = [await drawn(), await layouts()];
+    await page.waitForTimeout(3000);
+    expect([await drawn(), await layouts()]).toEqual([before, resting]);
+
+    const last = JSON.parse(metricsLine(201, 1000));
+    const written = performance.now();
+    appendFileSync(join(folder, "metrics.jsonl"), `${metricsLine(201, 1000)}\n`);
+    await shows(page, "#chart-reward .value", last.reward.toFixed(4));
+    expect(performance.now() - written).toBeLessThan(5000);
+    await page.waitForTimeout(500);
+    const after = await drawn();
+    const onScreen = await page.evaluate<string[]>(
+      "[...document.querySelectorAll('.grid .card')].filter((card) => card.getBoundingClientRect().top < innerHeight).map(({ id }) => id)",
+    );
+    expect(onScreen.length).toBeGreaterThan(5);
+    for (const id of Object.keys(before))
+      expect({ id, times: after[id]! - before[id]! }).toEqual({ id, times: onScreen.includes(id) ? 1 : 0 });
+    expect(requests).toEqual([]);
+
+    // Nobody looks: nothing is asked, and all is there when somebody does.
+    await page.locator("#tab-completions").click();
+    await shows(page, "#generation-text", "step 60");
+    await page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })");
+    requests.length = 0;
+    makeGeneration(folder, 201, 2, 4);
+    appendFileSync(join(folder, "metrics.jsonl"), `${metricsLine(202, 1000)}\n`);
+    await shows(page, "#run-progress", "step 202 of 1,000");
+    expect(requests).toEqual([]);
+    await page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))");
+    await shows(page, "#generation-text", "step 201");
+    expect(complaints).toEqual([]);
+    await page.close();
+  });
+
   test("is driven by keys alone", async () => {
     const { page, complaints } = await opened(serve([made("keys", { steps: 3000, totalSteps: 3000 })]).url);
     const focused = () => page.evaluate<string>("document.activeElement.id || document.activeElement.className");

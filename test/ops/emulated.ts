@@ -26,6 +26,7 @@ const units: Readonly<Record<string, readonly string[]>> = {
     "-DAMX_TILES",
     "-DKERNEL_PATH=path_amx",
     "-DCONVERTED_BYTES=65536",
+    "-DBEYOND_CACHES=4096",
     join(kernels, "path_bf16.cpp"),
   ],
   dispatch: ["-DEMULATED_BF16", "-DHAVE_AVX512BF16", "-DHAVE_AMX", join(kernels, "dispatch.cpp")],

@@ -4,6 +4,7 @@
  *   bun test/page/measure.ts                       # 100,000 steps × 12 charts, 10,000 completions
  *   bun test/page/measure.ts --steps 20000
  *   bun test/page/measure.ts --training 5          # 5 pairs of short runs, with and without a page that is open
+ *   bun test/page/measure.ts --training 5 --viewer=nobody,here    # 5 rounds of three: without, and with each viewer
  *
  * First paint is from the start of the navigation until twelve charts are drawn with the values of all steps. While panning, a
  * frame is the time between two pictures of the browser. The run's cost is the median ratio of interleaved pairs.
@@ -138,16 +139,16 @@ type Viewer = (typeof viewers)[number];
 async function readPage(url: string): Promise<void> {
   const events = (await fetch(`${url}api/events`)).body!;
   let text = "";
-  let rows = 0;
+  let isBegun = false;
   for await (const bytes of events) {
     text = (text + new TextDecoder().decode(bytes)).slice(-65_536);
-    const steps = Number([...text.matchAll(/"rows":\{"steps":(\d+)/g)].at(-1)?.[1] ?? 0);
-    if (steps <= rows) continue;
+    // Later rows come with the events.
+    if (isBegun || !/"rows":\{"steps":[1-9]/.test(text)) continue;
+    isBegun = true;
     const { names } = (await (await fetch(`${url}api/names?run=0&table=steps`)).json()) as { names: string[] };
-    const query = new URLSearchParams({ run: "0", table: "steps", from: `${rows}` });
+    const query = new URLSearchParams({ run: "0", table: "steps", from: "0" });
     for (const name of names) query.append("name", name);
     await (await fetch(`${url}api/columns?${query}`)).arrayBuffer();
-    rows = steps;
   }
 }
 
@@ -183,7 +184,7 @@ async function trainOnce(
   return times.slice(skip).reduce((a: number, b: number) => a + b, 0);
 }
 
-async function measureTraining(pairs: number, viewer: Viewer): Promise<void> {
+async function measureTraining(rounds: number, viewers: readonly Viewer[]): Promise<void> {
   const work = mkdtempSync(join(tmpdir(), "grpo-page-"));
   try {
     const [steps, skip] = [flag("steps", 60), flag("skip", 10)];
@@ -191,21 +192,25 @@ async function measureTraining(pairs: number, viewer: Viewer): Promise<void> {
     const own = at < 0 ? [] : process.argv.slice(at + 1);
     const flags = ["--device", "cpu", "--max_steps", `${steps}`, "--eval_samples", "1", ...own];
     console.log(
-      `${cpus()[0]?.model}, ${cpus().length} cores; ${steps - skip} steps a run; the page is seen by: ${viewer}`,
+      `${cpus()[0]?.model}, ${cpus().length} cores; ${steps - skip} steps a run; the page is seen by: ${viewers.join(", ")}`,
     );
-    const ratios: number[] = [];
-    for (let i = 0; i < pairs; i++) {
-      // The order changes from pair to pair, so that a machine that becomes slower costs both the same.
-      const order = i % 2 === 0 ? [false, true] : [true, false];
-      const seconds = new Map<boolean, number>();
-      for (const withPage of order)
-        seconds.set(withPage, await trainOnce(join(work, `${i}-${withPage}`), flags, skip, withPage ? viewer : null));
-      ratios.push(seconds.get(true)! / seconds.get(false)!);
-      console.log(
-        `without ${seconds.get(false)!.toFixed(2)} s, with ${seconds.get(true)!.toFixed(2)} s: ${ratios.at(-1)!.toFixed(3)}`,
-      );
+    const ratios = new Map<Viewer, number[]>(viewers.map((viewer) => [viewer, []]));
+    const kinds: readonly (Viewer | null)[] = [null, ...viewers];
+    for (let i = 0; i < rounds; i++) {
+      // The order changes from round to round, so that a machine that becomes slower costs all the same.
+      const order = i % 2 === 0 ? kinds : kinds.toReversed();
+      const seconds = new Map<Viewer | null, number>();
+      for (const each of order) seconds.set(each, await trainOnce(join(work, `${i}-${each}`), flags, skip, each));
+      const without = seconds.get(null)!;
+      const found = viewers.map((viewer) => {
+        const ratio = seconds.get(viewer)! / without;
+        ratios.get(viewer)!.push(ratio);
+        return `${viewer} ${seconds.get(viewer)!.toFixed(2)} s: ${ratio.toFixed(3)}`;
+      });
+      console.log(`without ${without.toFixed(2)} s; with the page: ${found.join(", ")}`);
     }
-    console.log(`median ratio of ${pairs} pairs: ${median(ratios).toFixed(3)}`);
+    for (const [viewer, all] of ratios)
+      console.log(`${viewer}: median ratio of ${rounds} pairs: ${median(all).toFixed(3)}`);
   } finally {
     rmSync(work, { recursive: true, force: true });
   }
@@ -216,7 +221,11 @@ if (withoutChromium !== null) {
   process.exit(1);
 }
 const viewers = ["nobody", "elsewhere", "here"] as const;
-const viewer = viewers.find((name) => process.argv.includes(`--viewer=${name}`)) ?? "here";
+const named = /^--viewer=(.*)$/m.exec(process.argv.join("\n"))?.[1]?.split(",") ?? ["here"];
 const pairs = flag("training", 0);
-if (pairs > 0) await measureTraining(pairs, viewer);
+if (pairs > 0)
+  await measureTraining(
+    pairs,
+    viewers.filter((name) => named.includes(name)),
+  );
 else await measurePage(flag("steps", 100_000), flag("completions", 10_000));

@@ -1,6 +1,7 @@
 /** What the page computes, without a browser: many steps on few pixels, smoothing, filters, colours of tokens, formulas. */
 import { describe, expect, test } from "bun:test";
 import { charts, otherCharts } from "../../src/dashboard/page/chart-list.ts";
+import { GrowingColumn } from "../../src/dashboard/page/columns.ts";
 import {
   createDecimator,
   decimate,
@@ -238,6 +239,36 @@ describe("tokens", () => {
     expect(tokens.map(ratio.strength)).toEqual([-1, 0]);
     expect(ratio.isTwoSided).toBe(true);
     expect(scaleOf(tokens, "advantage").strength(tokens[0]!)).toBe(0);
+  });
+});
+
+describe("rows that come with an event", () => {
+  test("are all values of a table from a row on, told from their neighbours, unless they are too many or not of JSON", () => {
+    const table = createTable();
+    const values = (step: number) => ({ a: step / 3, b: step % 2 === 0 ? "text" : 1e-30 * step });
+    for (let step = 1; step <= 50; step++) table.add(step, values(step));
+    expect(table.fresh(50)).toBeNull();
+    const { from, steps, values: found } = table.fresh(48)!;
+    expect({ from, steps }).toEqual({ from: 48, steps: [49, 50] });
+    const back = JSON.parse(JSON.stringify(found)) as (number | null)[][];
+    expect(back[0]!.map((value) => Math.fround(value!))).toEqual([49 / 3, 50 / 3].map(Math.fround));
+    expect(back[1]).toEqual([expect.any(Number), null]);
+    expect(Math.fround(back[1]![0]!)).toBe(Math.fround(49e-30));
+    for (let step = 51; step <= 20_000; step++) table.add(step, values(step));
+    expect(table.fresh(0)).toBeNull();
+    table.add(20_001, { a: 1e300, b: 1 });
+    expect(table.fresh(20_000)).toBeNull();
+  });
+
+  test("are taken once, and not where some before them are missing", () => {
+    const column = new GrowingColumn({ steps: Float64Array.of(1, 2, 3, 4, 5) });
+    const rows = (...values: number[]) => Float32Array.from(values);
+    column.append(rows(1, 2), 0);
+    column.append(rows(9), 3);
+    expect(column.rows).toBe(2);
+    column.append(rows(2, 3), 1);
+    column.append(rows(1, 2), 0);
+    expect([...column.values.subarray(0, column.rows)]).toEqual([1, 2, 3]);
   });
 });
 

@@ -234,7 +234,16 @@ describe("events", () => {
     await events.until(/"rows":\{"steps":3/);
     await events.until(/event: note\ndata: \{"at":\d+,"text":"before"\}/);
     writeFileSync(join(own, "metrics.jsonl"), `${metricsLine(4, 9)}\n`, { flag: "a" });
-    await events.until(/"rows":\{"steps":4/);
+    const told = await events.until(/"rows":\{"steps":4[^\n]*\n/);
+    // The new row comes with it, so that a page need not ask.
+    const { fresh } = JSON.parse(/^data: (.*"rows":\{"steps":4.*)$/m.exec(told)![1]!);
+    const answer = await fetch(`http://localhost:${live.port}/api/names?run=0&table=steps`);
+    const { names } = (await answer.json()) as { names: string[] };
+    const row = JSON.parse(metricsLine(4, 9));
+    expect(fresh[0].steps).toMatchObject({ from: 3, steps: [4] });
+    expect(fresh[0].steps.values).toHaveLength(names.length);
+    for (const [i, name] of names.entries())
+      expect(Math.fround(fresh[0].steps.values[i][0])).toBe(Math.fround(row[name]));
     live.progress({ step: 5, steps: 9, phase: "rollout", done: 1, total: 2 });
     await events.until(/event: progress\ndata: \{"step":5/);
     writeFileSync(join(own, "metrics.jsonl"), `${metricsLine(5, 9)}\n`, { flag: "a" });

@@ -32,8 +32,8 @@ export const mean: Tolerance = { absolute: 8e-6 };
 const lses: Tolerance = { absolute: 4e-6, relative: 1e-6 };
 /** dS is a difference of two dot products of Dh terms; a prompt's dk and dv sum over all queries of its group. */
 const gradient: Tolerance = { absolute: 3e-5, relative: 1e-5 };
-/** Paths that round float32 operands take P, dS and dout as sums of two bfloat16, each off by up to 2⁻¹⁸ of itself. */
-const gradientOfBfloat16: Tolerance = { ...gradient, operands: { magnitude: 2 ** -17 } };
+/** With dout in bfloat16, paths that multiply in bfloat16 round P and dS to it, as tensor cores do. */
+const gradientInBfloat16: Tolerance = { ...gradient, operands: { magnitude: bfloat16Rounding } };
 const slope: Tolerance = { absolute: 1e-4, relative: 1e-3 };
 
 /** The tolerance of a result from inputs of type `x`, stored as `stored`. */
@@ -168,7 +168,7 @@ function backward(settings: BackwardSettings, coarse = false) {
     );
     const given = { dout: dout.at, qkv: qkv.at, out: out.at, lse: lse.at };
     const want = attentionGradient(given, b.segments, shape, grad === "f32" && !coarse);
-    run.check(dqkv, want, from(x, x === "bf16" ? gradientOfBfloat16 : gradient, grad), { rows: 4, columns: 6 });
+    run.check(dqkv, want, from(x, grad === "bf16" ? gradientInBfloat16 : gradient, grad), { rows: 4, columns: 6 });
     run.same(tight, 0, dqkv, 0, tokens);
     if (!settings.slopes) return;
     const loss = (moved: (i: number) => number) => {

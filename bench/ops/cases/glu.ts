@@ -35,6 +35,8 @@ interface Settings {
   readonly wide?: boolean;
   /** Type of dy and dx. */
   readonly grad?: ShortDType;
+  /** The backward pass writes y too. */
+  readonly restores?: boolean;
 }
 
 const far = [0, -0, 20, -20, 60, -60, 87, -87, 89, -89, 100, -100, 1e4, -1e4, 1e-20, -1e-20];
@@ -58,27 +60,32 @@ function forward(settings: Settings) {
 }
 
 function backward(settings: Settings) {
-  const { T, F, gelu, wide = false, grad = "f32" } = settings;
+  const { T, F, gelu, wide = false, grad = "f32", restores = false } = settings;
   return opCase("gluBackward", { ...settings }, (run: Run) => {
     const x = inputOf(run, settings);
     const dy = run.input("dy", dtypes[grad], [T, F]);
     const dx = run.output("dx", dtypes[grad], [T, 2 * F]);
+    const y = restores ? run.output("y", dtypes[settings.x], [T, F]) : null;
+    const forward = restores ? run.output("forward's y", dtypes[settings.x], [T, F]) : null;
     run.run(({ ops }) => {
-      for (let times = run.times; times > 0; times--) ops.gluBackward(dx, dy, x, gelu);
+      for (let times = run.times; times > 0; times--) ops.gluBackward(dx, dy, x, gelu, y);
+      if (forward) ops.gluForward(forward, x, gelu);
     });
+    if (y && forward) run.same(y, 0, forward, 0, T);
     run.check(dx, gluGradient(dy.at, x.at, F, gelu), rounded(gradient, dtypes[grad]), { columns: 18 });
     if (!wide && grad === "f32") run.differences(dx, x.at, (moved) => dot(T * F, glu(moved, F, gelu), dy.at), slope);
   });
 }
 
-/** dx takes the place of x. */
+/** dx takes the place of x, and y that of dy. */
 function inPlace(dtype: ShortDType, gelu: boolean) {
   const [T, F] = [5, 35];
   const one = opCase("gluBackward", { T, F, x: dtype, gelu, place: "of-x" }, (run: SuiteRun) => {
     const x = run.input("x", dtypes[dtype], [T, 2 * F], { output: true });
-    const dy = run.input("dy", dtypes[dtype], [T, F]);
-    run.run(({ ops }) => ops.gluBackward(x, dy, x, gelu));
+    const dy = run.input("dy", dtypes[dtype], [T, F], { output: true });
+    run.run(({ ops }) => ops.gluBackward(x, dy, x, gelu, dy));
     run.check(x, gluGradient(dy.at, x.at, F, gelu), rounded(gradient, dtypes[dtype]));
+    run.check(dy, glu(x.at, F, gelu), rounded(gate, dtypes[dtype]));
   });
   return dtype === "bf16" ? bfloat16Gradients(one) : one;
 }
@@ -125,12 +132,14 @@ export const gluOps: OpTable<"gluForward" | "gluBackward"> = {
     },
   },
   gluBackward: {
-    cost: (_, dx, dy, x, gelu) => {
+    cost: (_, dx, dy, x, gelu, y) => {
       const outputs = elementCount(dy.shape);
-      return memory(bytesOf(dx) + bytesOf(dy) + bytesOf(x), outputs * (gelu ? 20 : 10), outputs);
+      return memory(bytesOf(dx) + bytesOf(dy) + bytesOf(x) + (y ? bytesOf(y) : 0), outputs * (gelu ? 20 : 10), outputs);
     },
     cases: [false, true].flatMap((gelu) => [
       ...sizes.map((size) => backward({ ...size, x: "f32", gelu })),
+      ...sizes.map((size) => backward({ ...size, x: "f32", gelu, restores: true })),
+      bfloat16Gradients(backward({ T: 5, F: 64, x: "bf16", gelu, grad: "bf16", restores: true })),
       backward({ T: 7, F: 33, x: "bf16", gelu }),
       bfloat16Gradients(backward({ T: 7, F: 33, x: "bf16", gelu, grad: "bf16" })),
       bfloat16Gradients(backward({ T: 5, F: 64, x: "bf16", gelu, grad: "bf16", wide: true })),
@@ -143,7 +152,7 @@ export const gluOps: OpTable<"gluForward" | "gluBackward"> = {
         [false, true].map((gelu) => {
           const size = { T: packedTokens(s), F: s.F, gelu };
           const grad = shortOf(gradientType(s, dtype));
-          return timed("training", dtype, size, backward({ ...size, x: shortOf(dtype), grad }));
+          return timed("training", dtype, size, backward({ ...size, x: shortOf(dtype), grad, restores: true }));
         }),
       ),
   },

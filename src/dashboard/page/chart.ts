@@ -2,7 +2,7 @@
 import uPlot from "uplot";
 import type { ChartSpec } from "./chart-list.ts";
 import { type Grid, gridOf } from "./decimate.ts";
-import { h, replace, svg } from "./dom.ts";
+import { h, onceWithin, replace, setAttribute, setText, svg } from "./dom.ts";
 import { countText } from "./format.ts";
 import { colourOf, dashOf, hatchOf, type Theme } from "./palette.ts";
 import { heedKey, heedPointer, plotOptions, unitTexts } from "./plot-options.ts";
@@ -17,18 +17,21 @@ import {
   seriesOf,
   shapeOf,
   valueAt,
+  widthOf,
 } from "./scene.ts";
 
 export interface Chart {
   readonly element: HTMLElement;
   readonly spec: ChartSpec;
-  /** Draws what there is now; does nothing while the chart is out of sight. */
+  /** Draws what there is now; of a chart out of sight, no more than its first picture, and that only if it is near. */
   draw(): void;
   /** Shows another range of steps. */
   move(): void;
   /** Makes it anew: another theme, other runs. */
   rebuild(): void;
-  setVisible(isVisible: boolean): void;
+  /** Whether it may be scrolled to soon. */
+  setNear(isNear: boolean): void;
+  setOnScreen(isOnScreen: boolean): void;
   destroy(): void;
 }
 
@@ -69,13 +72,15 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
   const format = (value: number | null) => (value === null ? "–" : unitTexts[spec.unit](value));
   const card = cardOf(spec);
   let plot: uPlot | null = null;
-  let scene: Scene = { spec, drawn: [], smoothing: 0 };
+  let scene: Scene = { spec, drawn: [], smoothing: 0, hasExtremes: false };
   let shape = "";
-  let isVisible = false;
+  let isNear = false;
+  let isOnScreen = false;
   let isStale = true;
   let logarithmic = false;
   let width = 0;
   let values: HTMLElement[] = [];
+  let lines: readonly number[] = [];
   let grid: Grid | null = null;
   // Asking the element at each draw would have the page laid out as often.
   let isResized = false;
@@ -89,22 +94,14 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
     grid = gridOf(...view.range, Math.max(20, width / BUCKET_PX));
     return grid;
   };
-  const stepText = (at: number): string => {
-    const from = grid?.first[at];
-    if (from === undefined || grid === null) return "";
-    const { stride } = grid;
-    return stride === 1 ? `step ${countText(from)}` : `steps ${countText(from)} – ${countText(from + stride - 1)}`;
-  };
   const showValues = (at: number | null): void => {
-    const set = (element: HTMLElement | undefined, text: string) => {
-      if (element && element.textContent !== text) element.textContent = text;
-    };
     for (const [i, each] of scene.drawn.entries())
-      set(
-        values[i],
-        format(at === null || plot === null ? lastOf(scene, store, each) : valueAt(scene, plot.data, i, at)),
-      );
-    set(card.headline, at === null ? "" : stepText(at));
+      if (values[i])
+        setText(
+          values[i],
+          format(at === null || plot === null ? lastOf(scene, store, each) : valueAt(scene, plot.data, i, at)),
+        );
+    setText(card.headline, stepText(grid, at));
   };
   const build = (): void => {
     plot?.destroy();
@@ -115,57 +112,57 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
     );
     replace(card.legend, items);
     if (width === 0 || scene.drawn.length === 0) return;
-    const parts = { spec, theme: theme(), view, logarithmic, width, ...seriesOf(scene, theme()), onPoint: showValues };
-    plot = new uPlot(plotOptions(parts), dataOf(scene, store, gridNow()), card.plot);
+    const data = dataOf(scene, store, gridNow());
+    const made = seriesOf(scene, theme(), data[0].length);
+    lines = made.lines;
+    const parts = { spec, theme: theme(), view, logarithmic, width, ...made, onPoint: showValues };
+    plot = new uPlot(plotOptions(parts), data, card.plot);
     plot.root.querySelector("canvas")?.setAttribute("aria-hidden", "true");
     heedPointer(plot, view);
   };
   const update = (on: uPlot): void => {
+    const data = dataOf(scene, store, gridNow());
+    for (const i of lines) on.series[i]!.width = widthOf(data[0].length);
     on.batch(() => {
-      on.setData(dataOf(scene, store, gridNow()), false);
+      on.setData(data, false);
       on.setScale("x", { min: view.range[0], max: view.range[1] });
     });
   };
   const describe = (): void => {
     const [from, to] = view.range.map(Math.round);
     const last = scene.drawn.map((each) => `${each.label} ${format(lastOf(scene, store, each))}`).join(", ");
-    card.plot.setAttribute("aria-label", `${spec.title}, steps ${from} to ${to}; last: ${last}`);
+    setAttribute(card.plot, "aria-label", `${spec.title}, steps ${from} to ${to}; last: ${last}`);
   };
-  let isDescribing = false;
-  const describeSoon = (): void => {
-    if (isDescribing) return;
-    isDescribing = true;
-    setTimeout(() => {
-      isDescribing = false;
-      describe();
-    }, 300);
-  };
+  const describeSoon = onceWithin(300, describe);
   const draw = (): void => {
     isStale = true;
-    if (!isVisible) return;
+    if (!(isOnScreen || (isNear && plot === null))) return;
     isStale = false;
-    scene = sceneOf(spec, context, logarithmic);
-    const now = `${logarithmic} ${shapeOf(scene)}`;
-    const isEmpty = scene.drawn.length === 0;
+    const found = sceneOf(spec, context, logarithmic);
+    const isEmpty = found.drawn.length === 0;
     card.empty.hidden = !isEmpty;
     card.plot.hidden = isEmpty;
     // Nothing is drawn twice while the page begins.
-    if (!isComplete(scene, store) && plot === null) return;
-    if (isEmpty) card.empty.textContent = spec.ifEmpty ?? "Not recorded in this run.";
+    if (!isComplete(found, store) && plot === null) return;
+    if (isEmpty) setText(card.empty, spec.ifEmpty ?? "Not recorded in this run.");
     const wide = plot === null || isResized ? card.plot.clientWidth : width;
     isResized = false;
-    if (now !== shape || plot === null || wide !== width) {
-      [shape, width] = [now, wide];
+    const isOther = wide !== width;
+    width = wide;
+    scene = { ...found, hasExtremes: gridNow().stride > 1 };
+    const now = `${logarithmic} ${shapeOf(scene)}`;
+    if (now !== shape || plot === null || isOther) {
+      shape = now;
       build();
     } else update(plot);
     if ((plot?.cursor.idx ?? null) === null) showValues(null);
-    describeSoon();
+    describe();
   };
   const announce = (on: uPlot): void => {
     const at = on.cursor.idx ?? null;
     if (at === null) return;
     const all = scene.drawn.map((each, i) => `${each.label} ${format(valueAt(scene, on.data, i, at))}`);
-    context.announce(`${stepText(at)}: ${all.join(", ")}`);
+    context.announce(`${stepText(grid, at)}: ${all.join(", ")}`);
   };
 
   card.log.addEventListener("click", () => {
@@ -182,16 +179,22 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
   return {
     ...{ element: card.element, spec, draw },
     move() {
-      isStale ||= !isVisible;
-      if (isVisible && plot !== null) update(plot);
+      isStale ||= !isOnScreen;
+      if (!isOnScreen || plot === null) return;
+      if (gridNow().stride > 1 !== scene.hasExtremes) return draw();
+      update(plot);
       describeSoon();
     },
     rebuild() {
       shape = "";
       draw();
     },
-    setVisible(now) {
-      isVisible = now;
+    setNear(now) {
+      isNear = now;
+      if (now && isStale) draw();
+    },
+    setOnScreen(now) {
+      isOnScreen = now;
       if (now && isStale) draw();
     },
     destroy() {
@@ -200,6 +203,14 @@ export function createChart(spec: ChartSpec, context: ChartContext): Chart {
       card.element.remove();
     },
   };
+}
+
+/** The steps of a point. */
+function stepText(grid: Grid | null, at: number | null): string {
+  const from = grid?.first[at ?? -1];
+  if (grid === null || from === undefined) return "";
+  const { stride } = grid;
+  return stride === 1 ? `step ${countText(from)}` : `steps ${countText(from)} – ${countText(from + stride - 1)}`;
 }
 
 /** The look of a line or area, for the legend. */

@@ -1,7 +1,7 @@
 /** The charts of the runs that are shown: the grid of cards, the tools above it, and what all charts share. */
 import { type Chart, createChart } from "./chart.ts";
 import { type ChartSpec, charts, otherCharts } from "./chart-list.ts";
-import { byId, h, oncePerFrame, replace } from "./dom.ts";
+import { byId, h, oncePerFrame, replace, setAttribute, setText } from "./dom.ts";
 import { countText, numberText } from "./format.ts";
 import { currentTheme, type Theme } from "./palette.ts";
 import { runPicker } from "./run-picker.ts";
@@ -32,13 +32,21 @@ export function openCharts(store: Store, announce: (text: string) => void): Char
   };
 
   const all = new Map<string, Chart>();
-  const seen = new IntersectionObserver(
-    (entries) => {
-      for (const { target, isIntersecting } of entries)
-        [...all.values()].find(({ element }) => element === target)?.setVisible(isIntersecting);
-    },
-    { rootMargin: "200px" },
-  );
+  const watch = (rootMargin: string, tell: (chart: Chart, isInside: boolean) => void): IntersectionObserver =>
+    new IntersectionObserver(
+      (entries) => {
+        for (const { target, isIntersecting } of entries) {
+          const chart = [...all.values()].find(({ element }) => element === target);
+          if (chart) tell(chart, isIntersecting);
+        }
+      },
+      { rootMargin },
+    );
+  /** Those near have a picture before they are scrolled to; only those on the screen follow the run. */
+  const observers = [
+    watch("200px", (chart, isNear) => chart.setNear(isNear)),
+    watch("0px", (chart, isOnScreen) => chart.setOnScreen(isOnScreen)),
+  ];
 
   const [grid, others, otherGrid] = [byId("chart-grid"), byId<HTMLDetailsElement>("other-charts"), byId("other-grid")];
   const names = () => {
@@ -53,16 +61,16 @@ export function openCharts(store: Store, announce: (text: string) => void): Char
       if (known) return known;
       const chart = createChart(spec, context);
       // Without waiting to be told that they are seen.
-      if (all.size < FIRST) chart.setVisible(true);
+      if (all.size < FIRST) chart.setNear(true);
       all.set(spec.id, chart);
-      seen.observe(chart.element);
+      for (const observer of observers) observer.observe(chart.element);
       return chart;
     });
     const ids = new Set(specs.map(({ id }) => id));
     for (const child of [...into.children])
       if (!ids.has(child.id.replace(/^chart-/, ""))) {
         const gone = all.get(child.id.replace(/^chart-/, ""));
-        if (gone) seen.unobserve(gone.element);
+        if (gone) for (const observer of observers) observer.unobserve(gone.element);
         gone?.destroy();
         if (gone) all.delete(gone.spec.id);
       }
@@ -71,14 +79,18 @@ export function openCharts(store: Store, announce: (text: string) => void): Char
   };
 
   const waiting = byId("waiting");
+  let laidOut = "";
   const layOut = (): void => {
     const now = names();
+    const key = JSON.stringify([now, others.open]);
+    if (key === laidOut) return;
+    laidOut = key;
     const isEmpty = now.steps.length + now.evaluations.length === 0;
     waiting.hidden = !isEmpty;
     place(isEmpty ? [] : charts.filter((spec) => spec.ifEmpty !== undefined || spec.lines(now).length > 0), grid);
     const rest = otherCharts(now);
     others.hidden = rest.length === 0;
-    byId("other-count").textContent = countText(rest.length);
+    setText(byId("other-count"), countText(rest.length));
     place(others.open ? rest : [], otherGrid);
   };
 
@@ -169,8 +181,8 @@ function toolbar(view: View): () => void {
   );
   return () => {
     const [from, to] = view.range;
-    label.textContent = `steps ${numberText(Math.ceil(from))} – ${numberText(Math.floor(to))}`;
-    whole.setAttribute("aria-pressed", String(view.isWhole));
+    setText(label, `steps ${numberText(Math.ceil(from))} – ${numberText(Math.floor(to))}`);
+    setAttribute(whole, "aria-pressed", String(view.isWhole));
     for (const { count, button: each } of lasts) each.hidden = view.whole[1] - view.whole[0] <= count;
   };
 }

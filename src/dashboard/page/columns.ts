@@ -39,7 +39,10 @@ export class GrowingColumn implements Column {
     return this.owner.steps;
   }
 
-  append(values: Float32Array): void {
+  /** Takes the rows from `from` on, of which the first may be here already; none if some before them are missing. */
+  append(all: Float32Array, from: number): void {
+    if (from > this.rows || from + all.length <= this.rows) return;
+    const values = all.subarray(this.rows - from);
     const rows = this.rows + values.length;
     if (this.values.length < rows) {
       const longer = new Float32Array(Math.max(rows, 2 * this.values.length));

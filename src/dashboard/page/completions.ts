@@ -179,7 +179,7 @@ export function openCompletions(store: Store): CompletionsPanel {
     },
   });
   store.onChange(() => {
-    if (isVisible) void picker.refresh();
+    if (isVisible && !document.hidden) void picker.refresh();
   });
   return {
     setVisible(now) {

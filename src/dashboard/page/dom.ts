@@ -41,6 +41,14 @@ export function replace(element: Element, ...children: readonly (Child | readonl
   append(element, children);
 }
 
+/** Sets a text, an attribute: what stays as it is costs a picture too, unless it is left alone. */
+export function setText(element: Element, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
+export function setAttribute(element: Element, name: string, value: string): void {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
 /** @throws Error if the page lacks it: a mistake of ours */
 export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
   const element = document.getElementById(id);
@@ -58,6 +66,19 @@ export function oncePerFrame(work: () => void): () => void {
       asked = false;
       work();
     });
+  };
+}
+
+/** Runs `work` so many milliseconds after it is asked for, however often it is asked for until then. */
+export function onceWithin(ms: number, work: () => void): () => void {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    setTimeout(() => {
+      asked = false;
+      work();
+    }, ms);
   };
 }
 

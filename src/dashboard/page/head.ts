@@ -1,6 +1,6 @@
 /** The head of the page: what runs, how far it is, and its newest numbers. */
 import type { ProgressMessage } from "../protocol.ts";
-import { byId, h, replace } from "./dom.ts";
+import { byId, h, oncePerFrame, replace, setAttribute, setText } from "./dom.ts";
 import { bytesText, countText, durationText, numberText, percentText } from "./format.ts";
 import type { Run, Store } from "./store.ts";
 
@@ -9,6 +9,11 @@ export interface Head {
   progress(progress: ProgressMessage | null): void;
   connected(isConnected: boolean): void;
 }
+
+/** How often the title has another step, in ms: a browser draws its own window anew for it, at a tenth of a picture's cost. */
+const TITLE_MS = 20_000;
+/** How often the time since a run was last written is shown anew, in ms. */
+const AGE_MS = 15_000;
 
 const lastValue = (store: Store, run: Run, table: "steps" | "evaluations", name: string): number | null =>
   store.column(run, table, name)?.last(0) ?? null;
@@ -19,10 +24,14 @@ const firstValue = (store: Store, run: Run, table: "steps" | "evaluations", name
 export function openHead(store: Store): Head {
   let progress: ProgressMessage | null = null;
   let isConnected = true;
-  const text = (id: string, value: string): void => {
-    const element = byId(id);
-    if (element.textContent !== value) element.textContent = value;
+  let titled = { at: Number.NEGATIVE_INFINITY, status: "" };
+  const setTitle = (title: string, status: string): void => {
+    const now = performance.now();
+    if (document.title === title || (now - titled.at < TITLE_MS && status === titled.status)) return;
+    document.title = title;
+    titled = { at: now, status };
   };
+  const text = (id: string, value: string): void => setText(byId(id), value);
 
   const statusText = (): readonly [text: string, kind: string] => {
     const [run] = store.runs;
@@ -61,19 +70,20 @@ export function openHead(store: Store): Head {
     return tiles;
   };
 
-  const draw = (): void => {
+  const draw = oncePerFrame((): void => {
     const { runs } = store;
     const [run] = runs;
     if (run === undefined) return;
     const { info, state } = run;
     const [status, kind] = statusText();
     text("status-text", status);
-    byId("status").dataset.kind = kind;
+    setAttribute(byId("status"), "data-kind", kind);
     const title = runs.length > 1 ? `${runs.length} runs` : info.name;
     text("run-name", title);
     const total = info.totalSteps ?? progress?.steps ?? null;
     const step = state.step;
-    document.title = runs.length > 1 ? `${title} · grpo` : `${total ? `${step}/${total} · ` : ""}${title} · grpo`;
+    const tab = runs.length > 1 ? `${title} · grpo` : `${total ? `${step}/${total} · ` : ""}${title} · grpo`;
+    setTitle(tab, status);
     const settings = info.settings as Record<string, unknown>;
     const model = typeof settings.model === "string" ? settings.model : "bundled model";
     const dataset = typeof settings.dataset === "string" ? settings.dataset : "bundled problems";
@@ -85,9 +95,9 @@ export function openHead(store: Store): Head {
     );
     const bar = byId<HTMLProgressElement>("progress");
     bar.hidden = runs.length > 1 || total === null;
-    bar.max = total ?? 1;
-    bar.value = step;
-    bar.setAttribute("aria-label", total === null ? "steps" : `step ${step} of ${total}`);
+    setAttribute(bar, "max", String(total ?? 1));
+    setAttribute(bar, "value", String(step));
+    setAttribute(bar, "aria-label", total === null ? "steps" : `step ${step} of ${total}`);
     const seconds = lastValue(store, run, "steps", "step_time");
     const left = total === null || seconds === null ? null : Math.max(0, total - step) * seconds;
     const phase =
@@ -112,12 +122,12 @@ export function openHead(store: Store): Head {
         now.map(() => h("div", { class: "tile" }, h("dt", {}), h("dd", {}), h("dd", { class: "muted" }))),
       );
     for (const [i, values] of now.entries())
-      for (const [k, value] of values.entries()) {
-        const cell = tiles.children[i]!.children[k]!;
-        if (cell.textContent !== value) cell.textContent = value;
-      }
-  };
-  setInterval(draw, 5000);
+      for (const [k, value] of values.entries()) setText(tiles.children[i]!.children[k]!, value);
+  });
+  // How long ago something was written goes on by itself; a run that tells of itself needs no clock.
+  setInterval(() => {
+    if (store.status === "unknown" && !document.hidden) draw();
+  }, AGE_MS);
   return {
     draw,
     progress(next) {

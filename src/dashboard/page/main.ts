@@ -2,7 +2,7 @@
 import type { ProgressMessage, StateMessage } from "../protocol.ts";
 import { openCharts } from "./charts.ts";
 import { openCompletions } from "./completions.ts";
-import { byId, oncePerFrame, takesKeys } from "./dom.ts";
+import { byId, takesKeys } from "./dom.ts";
 import { openHead } from "./head.ts";
 import { openMemory } from "./memory.ts";
 import { type Note, openNotes, openSettings } from "./settings.ts";
@@ -92,10 +92,14 @@ async function open(): Promise<void> {
     event.preventDefault();
   });
 
-  const drawHead = oncePerFrame(head.draw);
-  store.onChange(drawHead);
+  store.onChange(head.draw);
   store.refresh();
   show(fromHash());
+  // Nobody looks at a hidden page: it keeps what the events bring, since a run that has ended is not asked again, and neither draws
+  // (a browser draws no pictures of it) nor asks.
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) store.refresh();
+  });
 
   const events = new EventSource("/api/events");
   const parsed = <T>(event: Event): T => JSON.parse((event as MessageEvent<string>).data) as T;

@@ -33,9 +33,12 @@ export interface Scene {
   readonly drawn: readonly Drawn[];
   /** Weight of the past. */
   readonly smoothing: number;
+  /** Whether points stand for several steps, so that they have a least and a largest value. */
+  readonly hasExtremes: boolean;
 }
 
-export function sceneOf(spec: ChartSpec, context: ChartContext, logarithmic: boolean): Scene {
+/** All of a scene but what its grid says. */
+export function sceneOf(spec: ChartSpec, context: ChartContext, logarithmic: boolean): Omit<Scene, "hasExtremes"> {
   const runs = context.shownRuns();
   const isOne = runs.length === 1;
   const drawn = runs.flatMap((run) => {
@@ -60,18 +63,34 @@ const lookOf = (run: Run, line: number, isOne: boolean) =>
   isOne ? { colour: line, dash: line } : { colour: run.info.run, dash: run.info.run + 3 * line };
 
 /** What cannot change without a new plot. */
-export const shapeOf = ({ drawn, smoothing }: Scene): string =>
-  [smoothing > 0, ...drawn.map(({ label, hasBand }) => `${label} ${hasBand}`)].join("\n");
+export const shapeOf = ({ drawn, smoothing, hasExtremes }: Scene): string =>
+  [smoothing > 0, hasExtremes, ...drawn.map(({ label, hasBand }) => `${label} ${hasBand}`)].join("\n");
+
+export interface SeriesParts {
+  readonly series: uPlot.Series[];
+  readonly bands: uPlot.Band[];
+  /** Which of the series are the lines themselves: `widthOf` says how wide they are. */
+  readonly lines: readonly number[];
+}
+
+/** Points of a line from which on it is thin. */
+const MANY_POINTS = 100;
+
+/**
+ * The width of a line in pixels. One of many points is ragged: thin, it shows more, and is drawn in a third of the time, since
+ * a wider line is the area of a path, with a round corner at each point.
+ */
+export const widthOf = (points: number): number => (points > MANY_POINTS ? 1 : 1.75);
 
 /**
  * uPlot's series, in the order in which `dataOf` gives their points. A line has those of its band, if it has one; those of the
  * least and largest values where many steps share a point; its faint self if it is smoothed; and itself.
+ *
+ * @param points how many a line has
  */
-export function seriesOf(
-  { spec, drawn, smoothing }: Scene,
-  theme: Theme,
-): { series: uPlot.Series[]; bands: uPlot.Band[] } {
+export function seriesOf({ spec, drawn, smoothing, hasExtremes }: Scene, theme: Theme, points: number): SeriesParts {
   const series: uPlot.Series[] = [{}];
+  const lines: number[] = [];
   const bands: uPlot.Band[] = [];
   const plain: uPlot.Series = { points: { show: false }, spanGaps: true };
   if (spec.kind === "stack") {
@@ -81,7 +100,7 @@ export function seriesOf(
       series.push({ ...plain, stroke: colourOf(colour, theme), width: 1, ...(i === 0 && { fill }) });
       if (i > 0) bands.push({ series: [i + 1, i], fill });
     }
-    return { series, bands };
+    return { series, bands, lines };
   }
   const area = (stroke: string, alpha: number): void => {
     const edge: uPlot.Series = { ...plain, stroke: "transparent", width: 0 };
@@ -92,17 +111,18 @@ export function seriesOf(
     const stroke = colourOf(colour, theme);
     const isSparse = line.table === "evaluations";
     if (hasBand) area(stroke, theme.isDark ? 0.16 : 0.12);
-    area(stroke, theme.isDark ? 0.32 : 0.26);
+    if (hasExtremes) area(stroke, theme.isDark ? 0.32 : 0.26);
     if (smoothing > 0) series.push({ ...plain, stroke: withAlpha(stroke, 0.3), width: 1 });
+    lines.push(series.length);
     series.push({
-      ...{ stroke, width: 1.75, dash: [...dashOf(dash)], spanGaps: true, cap: "round" },
+      ...{ stroke, width: widthOf(points), dash: [...dashOf(dash)], spanGaps: true, cap: "round" },
       points: {
         show: isSparse ? (_plot, _series, first, last) => last - first < 400 : false,
         ...{ size: 6, stroke, fill: theme.surface },
       },
     });
   }
-  return { series, bands };
+  return { series, bands, lines };
 }
 
 export const columnOf = (store: Store, { run, line }: Drawn, name = line.name): Column | null =>
@@ -143,7 +163,7 @@ export function dataOf(scene: Scene, store: Store, grid: Grid): uPlot.AlignedDat
       const raw = points(each, 0);
       const shown = weight > 0 ? points(each, weight).mean : raw.mean;
       if (each.hasBand) data.push(...endsOf(store, each, grid, weight, shown));
-      data.push(raw.low, raw.high);
+      if (scene.hasExtremes) data.push(raw.low, raw.high);
       if (scene.smoothing > 0) data.push(weight > 0 && grid.stride === 1 ? raw.mean : nothing(grid));
       data.push(shown);
     }
@@ -152,7 +172,7 @@ export function dataOf(scene: Scene, store: Store, grid: Grid): uPlot.AlignedDat
 
 /** The value of a line at a point of the data. */
 export function valueAt(
-  { spec, drawn, smoothing }: Scene,
+  { spec, drawn, smoothing, hasExtremes }: Scene,
   data: uPlot.AlignedData,
   index: number,
   at: number,
@@ -162,12 +182,13 @@ export function valueAt(
     return own === null || index === 0 ? own : own - (data[index]?.[at] ?? 0);
   }
   let place = 0;
-  for (let i = 0; i <= index; i++) place += (drawn[i]!.hasBand ? 2 : 0) + 2 + (smoothing > 0 ? 1 : 0) + 1;
+  for (let i = 0; i <= index; i++)
+    place += (drawn[i]!.hasBand ? 2 : 0) + (hasExtremes ? 2 : 0) + (smoothing > 0 ? 1 : 0) + 1;
   return data[place]?.[at] ?? null;
 }
 
 /** Asks for all columns. @returns whether they are here, or overviews of them */
-export function isComplete({ drawn }: Scene, store: Store): boolean {
+export function isComplete({ drawn }: Pick<Scene, "drawn">, store: Store): boolean {
   const columns = drawn.flatMap((each) => {
     const { line, hasBand } = each;
     const names = [line.name, ...(hasBand ? (line.between ?? [line.spread ?? line.name]) : [])];

@@ -1,9 +1,17 @@
 /**
- * The runs as the page has them: columns are fetched when a chart first wants them, and after that only their new rows. A run
- * that was cut back or begun anew is fetched from its start.
+ * The runs as the page has them: columns are fetched when a chart first wants them; after that their new rows come with the
+ * events, or are fetched where an event has missed some. A run that was cut back or begun anew is fetched from its start.
  */
-import { type RunInfo, type RunState, type StateMessage, type Status, type TableName, tables } from "../protocol.ts";
-import { askColumns, askNames, askOverviews, askRuns, type Columns } from "./api.ts";
+import {
+  type FreshRows,
+  type RunInfo,
+  type RunState,
+  type StateMessage,
+  type Status,
+  type TableName,
+  tables,
+} from "../protocol.ts";
+import { askColumns, askNames, askOverviews, askRuns } from "./api.ts";
 import { type Column, GrowingColumn } from "./columns.ts";
 
 interface TableData {
@@ -30,8 +38,8 @@ const OVERVIEW_ROWS = 6000;
 const AT_ONCE = 6;
 
 /** Keeps the steps of new rows. */
-function takeSteps(data: TableData, { from, rows, steps }: Columns): void {
-  const end = from + rows;
+function takeSteps(data: TableData, from: number, steps: ArrayLike<number>): void {
+  const end = from + steps.length;
   if (data.rows >= end) return;
   if (data.steps.length < end) {
     const longer = new Float64Array(Math.max(end, 2 * data.steps.length));
@@ -40,6 +48,22 @@ function takeSteps(data: TableData, { from, rows, steps }: Columns): void {
   }
   data.steps.set(steps, from);
   data.rows = end;
+}
+
+/** Keeps the rows that came with an event, if all before them are here. */
+function takeFresh(data: TableData, fresh: FreshRows, state: RunState, name: TableName): void {
+  if (data.names.length < state.columns[name] || data.rows < fresh.from) return;
+  takeSteps(data, fresh.from, fresh.steps);
+  for (const [i, each] of data.names.entries()) {
+    const column = data.columns.get(each);
+    if (!column || column.overview !== null) continue;
+    // A column that is newer than the event has no values in its rows.
+    const values = fresh.values[i] ?? fresh.steps.map(() => null);
+    column.append(
+      Float32Array.from(values, (value) => value ?? Number.NaN),
+      fresh.from,
+    );
+  }
 }
 
 export interface Store {
@@ -100,10 +124,10 @@ export async function openStore(): Promise<Store> {
     const names = next.map(([each]) => each);
     const answer = await askColumns(run.info.run, name, from, names);
     if (answer.epoch !== state.epoch || answer.rows === 0) return isNew;
-    takeSteps(data, answer);
+    takeSteps(data, answer.from, answer.steps);
     for (const [each, column] of next) {
       const found = answer.names.indexOf(each);
-      column.append(found < 0 ? new Float32Array(answer.rows).fill(Number.NaN) : answer.values[found]!);
+      column.append(found < 0 ? new Float32Array(answer.rows).fill(Number.NaN) : answer.values[found]!, from);
       if (column.rows >= total) column.overview = null;
     }
     again ||= wanted.some(([, column]) => column.rows < total);
@@ -163,6 +187,12 @@ export async function openStore(): Promise<Store> {
             run.tables[name] = emptyTable();
           }
         run.state = state;
+        // What is being fetched may be some of them.
+        if (working === null)
+          for (const name of tables) {
+            const fresh = message.fresh?.[i]?.[name];
+            if (fresh) takeFresh(run.tables[name], fresh, state, name);
+          }
       }
       if (isOther) return location.reload();
       if (records) for (const info of await askRuns()) if (runs[info.run]) runs[info.run]!.info = info;

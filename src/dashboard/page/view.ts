@@ -8,7 +8,7 @@ export interface View {
   readonly range: readonly [min: number, max: number];
   /** Whether everything is shown, and new steps as they come. */
   readonly isWhole: boolean;
-  /** The steps that there are have changed. */
+  /** The steps that there are have changed; whoever says so draws what is shown then. */
   extend(first: number, last: number): void;
   show(min: number, max: number): void;
   /** Shows the newest `count` steps, and goes with them; all of them by default. */
@@ -59,7 +59,6 @@ export function createView(): View {
       whole = [first, end];
       follow();
       if (range[1] > end || range[0] < first) show(range[0], range[1]);
-      tell();
     },
     show,
     follow(count = Number.POSITIVE_INFINITY) {

@@ -12,6 +12,7 @@ namespace emulation {
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t HalfOfWords __attribute__((vector_size(32)));
 
 inline float from_bits(uint32_t u) {
   float f;
@@ -74,6 +75,17 @@ static inline emulation::Words _mm512_shuffle_epi8(emulation::Words a, emulation
   for (int i = 0; i < 64; i++) to[i] = at[i] & 0x80 ? 0 : from[(i & 48) + (at[i] & 15)];
   memcpy(&r, to, 64);
   return r;
+}
+
+static inline emulation::Words _mm512_castsi256_si512(emulation::HalfOfWords low) {
+  emulation::Words r = {};  // the upper half is undefined
+  memcpy(&r, &low, sizeof low);
+  return r;
+}
+
+static inline emulation::Words _mm512_inserti64x4(emulation::Words a, emulation::HalfOfWords b, int half) {
+  memcpy((char*)&a + half * sizeof b, &b, sizeof b);
+  return a;
 }
 
 static inline emulation::Words _mm512_permutex2var_epi32(emulation::Words a, emulation::Words index,

@@ -20,7 +20,7 @@ export const gluKernels = {
   backward: {
     file: "glu.cu",
     name: "glu_backward",
-    parameters: "dx:ptr dy:ptr x:ptr T:i32 F:i32 lddx:i32 lddy:i32 ldx:i32 gelu:i32",
+    parameters: "dx:ptr y:ptr dy:ptr x:ptr T:i32 F:i32 lddx:i32 ldy:i32 lddy:i32 ldx:i32 gelu:i32",
     threads: THREADS,
     sizes: () => ({ THREADS }),
     variants: ["float", "bf16"].map((type) => ({ DX_TYPE: type, DY_TYPE: type, X_TYPE: type })),
@@ -37,7 +37,7 @@ export function gluOps(runtime: CudaRuntime): Pick<Ops, "gluForward" | "gluBackw
       const columns = ceilDiv(F, THREADS * unitElements(y, x));
       runtime.launch(kernel, [columns, Math.min(T, GRID_ROWS), 1], THREADS, 0, ...args);
     },
-    gluBackward(dx, dy, x, gelu) {
+    gluBackward(dx, dy, x, gelu, y) {
       const [T, F] = [dim(dy, 0), dim(dy, 1)];
       expectShape(
         dim(x, 0) === T && dim(x, 1) === 2 * F && dim(dx, 1) === 2 * F,
@@ -48,8 +48,8 @@ export function gluOps(runtime: CudaRuntime): Pick<Ops, "gluForward" | "gluBackw
         DY_TYPE: macroType(dy.dtype),
         X_TYPE: macroType(x.dtype),
       });
-      const strides = [dx.rowStride, dy.rowStride, x.rowStride];
-      const args = [dx.address, dy.address, x.address, T, F, ...strides, gelu ? 1 : 0];
+      const strides = [dx.rowStride, y?.rowStride ?? 0, dy.rowStride, x.rowStride];
+      const args = [dx.address, y?.address ?? 0, dy.address, x.address, T, F, ...strides, gelu ? 1 : 0];
       const columns = ceilDiv(F, THREADS * unitElements(dx, dy, x));
       runtime.launch(kernel, [columns, Math.min(T, GRID_ROWS), 1], THREADS, 0, ...args);
     },
