@@ -3,24 +3,32 @@
  * CPU kernels. No other file needs to know where the program is installed.
  */
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { nameOfWritten, writtenOut } from "./carried.ts";
 import { assetsHash, compiled } from "./program.ts";
 
 const root = compiled ? import.meta.dir : join(import.meta.dir, "..");
 
 /**
- * Absolute path of a bundled file or folder, `relative` to the project's root (such as `ffi/cpu/path.cpp`). The path is
+ * Absolute path of a bundled file or folder, named from the project's root (such as `ffi/cpu/path.cpp`). The path is
  * returned even if nothing exists there.
  *
  * @throws RunError if the executable cannot write its files into the cache
  */
-export function assetPath(relative: string): string {
-  const source = join(root, relative);
-  return compiled && existsSync(source) ? writtenOut(assetsHash, relative, source) : source;
+export function assetPath(name: string): string {
+  const source = join(root, name);
+  return compiled && existsSync(source) ? writtenOut(assetsHash, name, source) : source;
 }
 
 /** A bundled file's path in the project (`data/model`); null for any other path. */
 export function assetName(path: string): string | null {
   return compiled ? nameOfWritten(assetsHash, path) : null;
+}
+
+/** A path as it is shortest to read: from here, where it lies below; of what the executable carries, its name. */
+export function shownPath(path: string): string {
+  const name = assetName(path);
+  if (name !== null) return name;
+  const below = relative(process.cwd(), resolve(path));
+  return below !== "" && !below.startsWith("..") ? below : path;
 }

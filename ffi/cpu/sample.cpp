@@ -131,26 +131,31 @@ static void sort_pairs(uint64_t* pairs, uint64_t* other, int64_t count) {
   }
 }
 
-// The largest scores, at least `top_k` of them, lie at or above this one: the top_k-th largest of the maxima of disjoint
-// groups of elements. Also adds up the groups' exponentials, which bounds the total from below.
-static float top_k_bound(const Scores& row, int64_t top_k, uint64_t* pairs, uint64_t* other, double* least) {
-  const int64_t vectors = row.size / W, wanted = ceil_div(larger(256, 4 * top_k), W);
-  const int64_t span = larger(1, vectors / wanted), groups = vectors / span;
-  const V factor = set1(row.factor);
-  Doubles sums;
+// The maxima of disjoint groups of a row's elements, each group a lane of some vectors, and the maximum of the row.
+struct Maxima {
+  int64_t count;
+  const float* at;
+  float max;
+};
+static Maxima maxima_of(const float* logits, int64_t size, float inverse_temperature, int64_t wanted, float* at) {
+  const int64_t vectors = size / W, span = larger(1, vectors / ceil_div(wanted, W)), groups = vectors / span;
+  const V factor = set1(inverse_temperature);
+  V top = set1(-INFINITY);
   for (int64_t g = 0; g < groups; g++) {
-    V top = set1(-INFINITY);
-    for (int64_t i = g * span; i < (g + 1) * span; i++) top = max(mul(load(row.logits + i * W), factor), top);
-    add_to(sums, exp_below(sub(top, set1(row.max))));
-    float lanes[W];
-    store(lanes, top);
-    for (int i = 0; i < W; i++) pairs[g * W + i] = ranked(lanes[i], 0);
+    V own[4] = {set1(-INFINITY), set1(-INFINITY), set1(-INFINITY), set1(-INFINITY)};
+    int64_t i = g * span;
+    for (; i + 4 <= (g + 1) * span; i += 4)
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) own[j] = max(mul(load(logits + (i + j) * W), factor), own[j]);
+    for (; i < (g + 1) * span; i++) own[0] = max(mul(load(logits + i * W), factor), own[0]);
+    const V all = max(max(own[0], own[1]), max(own[2], own[3]));
+    store(at + g * W, all);
+    top = max(all, top);
   }
-  const double maxima = sum_lanes(sums);
-  *least = maxima > 1 ? maxima : 1;
-  if (top_k <= 0 || top_k > groups * W) return -INFINITY;
-  sort_pairs(pairs, other, groups * W);
-  return score_of(pairs[top_k - 1]);
+  const int64_t done = groups * span * W;
+  const float rest = done < size ? row_max(logits + done, size - done, inverse_temperature) : -INFINITY;
+  const float first = max_lanes(top);
+  return {groups * W, at, rest > first ? rest : first};
 }
 
 struct Truncation {
@@ -163,18 +168,54 @@ struct Bound {
   float bound = -INFINITY, lower = -INFINITY;
   bool certain = true;  // none below `bound` is ever kept
 };
-static Bound bound_of(const Scores& row, const Truncation& t, uint64_t* pairs, uint64_t* other) {
-  double least;
+
+// A score, relative to the largest, below which tokens sum up to no more than `rest`, as a part of the row lets expect; at least
+// `lowest`, for which that is certain.
+static float tail_bound(const Scores& row, double rest, float lowest) {
+  constexpr int BINS = 64;
+  constexpr int64_t APART = 1024;  // elements from one vector that is looked at to the next
+  float masses[2][BINS] = {}, at[W], e[W];
+  const V from = set1(lowest), scale = set1(BINS / -lowest), last = set1(BINS - 1);
+  for (int64_t i = 0; i + W <= row.size; i += APART) {
+    const V d = differences(row, i);
+    store(at, min(max(mul(sub(d, from), scale), zero()), last));  // 0 for what is no number
+    store(e, exp_below(d));
+    for (int j = 0; j < W; j++) masses[j & 1][(int)at[j]] += e[j];
+  }
+  // What a part of the row sums up to, times `share`, has a variance of at most share² · sum · the largest of its terms: three
+  // standard deviations.
+  const double share = (double)APART / W, width = -(double)lowest / BINS;
+  double sum = 0;
+  int bin = 0;
+  for (; bin < BINS - 1; bin++) {
+    sum += masses[0][bin] + masses[1][bin];
+    const double room = rest - share * sum, largest = exp1((float)(lowest + (bin + 1) * width));
+    if (room < 0 || 9 * share * share * sum * largest > room * room) break;
+  }
+  return (float)(lowest + bin * width);
+}
+
+static Bound bound_of(const Scores& row, const Truncation& t, const Maxima& maxima, uint64_t* pairs, uint64_t* other) {
   const bool ranks = t.limit < row.size;
-  const float top_k = top_k_bound(row, ranks ? t.limit : 0, pairs, other, &least) - row.max;
-  Bound b{top_k, -INFINITY, !ranks};
+  Bound b{-INFINITY, -INFINITY, !ranks};
+  // The largest scores, at least `limit` of them, lie at or above the limit-th largest of the maxima.
+  if (ranks && t.limit <= maxima.count) {
+    for (int64_t i = 0; i < maxima.count; i++) pairs[i] = ranked(maxima.at[i], 0);
+    sort_pairs(pairs, other, maxima.count);
+    b.bound = score_of(pairs[t.limit - 1]) - row.max;
+  }
   if (ranks && t.top_p < 1) return b;  // top-p is of all that top-k keeps
   if (t.top_p < 1) {
-    // n tokens below a share (1 − top_p) / n of the total sum up to less than 1 − top_p. Hardly ever are more than 4096
-    // needed to reach that.
-    const double rest = 0.9 * (1 - (double)t.top_p) * least;
-    const float likely = (float)::log(rest / (double)smaller(row.size, 4096));
-    if (likely > b.bound) b = Bound{likely, (float)::log(rest / (double)row.size), false};
+    // The maxima bound the total from below. n tokens below a share (1 − top_p) / n of it sum up to less than 1 − top_p.
+    Doubles sums;
+    for (int64_t i = 0; i < maxima.count; i += W) add_to(sums, exp_below(sub(load(maxima.at + i), set1(row.max))));
+    const double known = sum_lanes(sums), rest = 0.9 * (1 - (double)t.top_p) * (known > 1 ? known : 1);
+    const float lowest = (float)::log(rest / (double)row.size);
+    constexpr int64_t ESTIMATED = 8192;  // shorter rows are ranked as a whole in less time
+    const bool estimates = row.size >= ESTIMATED && lowest > -80 && lowest < 0 && !(t.min_p > 0);
+    const float likely = estimates ? tail_bound(row, rest, lowest)
+                                                                             : (float)::log(rest / (double)smaller(row.size, 4096));
+    b = Bound{likely, lowest, false};
   }
   const float min_p = t.min_p > 0 ? (float)::log((double)t.min_p) - 1e-3f : -INFINITY;
   if (min_p > b.bound) b = Bound{min_p, -INFINITY, true};
@@ -230,10 +271,87 @@ static int64_t kept(const Scores& row, const Truncation& t, const uint64_t* pair
   return count < t.limit && !certain ? -1 : most;
 }
 
+// What draw_truncated does where top-p alone truncates, without ranking more than the tokens near its last one: the tokens in
+// `pairs` are by ascending id, and `total` is of the whole row. −1 if the last one is not among them, or another order of its
+// sums could give another token: nothing of `pairs` has changed then.
+static int64_t draw_top_p(const Scores& row, float top_p, uint64_t* pairs, uint64_t* other, int64_t count, double total,
+                          double u, float* logprob) {
+  constexpr int BINS = 256;
+  const double enough = top_p * total, room = total * UNCERTAIN(row.size);
+  float* const e = (float*)other;
+  uint8_t* const bins = (uint8_t*)(other + ceil_div(count, 2) + 1);
+  if (ceil_div(count, 2) + count / 8 + 4 > row.size) return -1;
+  float worst = row.max;
+  for (int64_t i = 0; i < count; i++) {
+    e[i] = score_of(pairs[i]);
+    worst = e[i] < worst ? e[i] : worst;
+  }
+  // Bins of equal width. A larger score is in the same bin, or in one before.
+  const float scale = row.max > worst ? (BINS - 1) / (row.max - worst) : 0;
+  if (!(scale < INFINITY)) return -1;
+  double masses[BINS] = {};
+  for (int64_t i = 0; i < count; i += W) {
+    const int n = (int)smaller(W, count - i);
+    float z[W] = {};
+    memcpy(z, e + i, sizeof(float) * n);
+    store_upto(e + i, exp_below(sub(load(z), set1(row.max))), n);
+    for (int j = 0; j < n; j++) {
+      const int bin = (int)((row.max - z[j]) * scale);
+      masses[bin] += e[i + j];
+      bins[i + j] = (uint8_t)bin;
+    }
+  }
+  double sum = 0;
+  int bin = 0;
+  for (; bin < BINS && sum + masses[bin] < enough; bin++) sum += masses[bin];
+  if (bin == BINS || sum + masses[bin] < enough + room || sum >= enough - room) return -1;
+  // Which of this bin's is the last: the first ones of it, by score, then by id.
+  const int64_t used = ceil_div(count, 2) + count / 8 + 3;
+  uint64_t* const near = other + used;
+  int64_t size = 0;
+  for (int64_t i = 0; i < count; i++)
+    if (bins[i] == bin) {
+      if (used + 2 * (size + 1) > row.size) return -1;  // no room to rank them
+      near[size++] = pairs[i];
+    }
+  sort_pairs(near, near + size, size);
+  uint64_t last = 0;
+  for (int64_t i = 0; i < size && sum < enough; i++) {
+    last = near[i];
+    sum += exp1(score_of(last) - row.max);
+    if (sum < enough + room && sum >= enough - room) return -1;
+  }
+  int64_t left = 0;
+  double all = 0;
+  for (int64_t i = 0; i < count; i++) {
+    // Without a branch: 0 changes no sum.
+    const bool keeps = pairs[i] <= last;
+    const float own = e[i];
+    pairs[left] = pairs[i];
+    e[left] = own;
+    all += keeps ? own : 0.0f;
+    left += keeps;
+  }
+  int64_t place = 0;
+  sum = 0;
+  for (int64_t i = 0; i < left && sum <= all * u; i++) {
+    if (e[i] == 0) continue;
+    sum += e[i];
+    place = i;
+  }
+  *logprob = (float)(::log((double)e[place]) - ::log(all));
+  return (int64_t)(uint32_t)pairs[place];
+}
+
 // Of the tokens in `pairs`, `count` of them `above` a bound, by ascending id: the one that u draws after truncation, and its
 // log-probability.
 static int64_t draw_truncated(const Scores& row, const Truncation& t, uint64_t* pairs, uint64_t* other, int64_t count,
                               const Bound& above, double total, double u, float* logprob) {
+  const bool selects = t.top_p < 1 && t.limit >= row.size && !(t.min_p > 0);
+  if (selects && count > 0) {
+    const int64_t id = draw_top_p(row, t.top_p, pairs, other, count, total, u, logprob);
+    if (id >= 0) return id;
+  }
   sort_pairs(pairs, other, count);
   int64_t left = kept(row, t, pairs, count, above.certain, total);
   for (float bound = above.lower; left < 0; bound = -INFINITY) {
@@ -243,6 +361,10 @@ static int64_t draw_truncated(const Scores& row, const Truncation& t, uint64_t* 
       for (; count < row.size; count++) pairs[count] = ranked(row.logits[count] * row.factor, count);
     else
       for (int64_t i = 0; i < row.size; i += W) count = collect(row, i, differences(row, i), set1(bound), pairs, count);
+    if (selects) {
+      const int64_t id = draw_top_p(row, t.top_p, pairs, other, count, total, u, logprob);
+      if (id >= 0) return id;
+    }
     sort_pairs(pairs, other, count);
     left = kept(row, t, pairs, count, all, total);
   }
@@ -270,8 +392,8 @@ static int64_t draw_truncated(const Scores& row, const Truncation& t, uint64_t* 
 // Bytes of a slot of a thread's scratch memory: penalized logits (0), ranked tokens and room to sort them (1, 2).
 INLINE int64_t sample_scratch(int slot, int64_t V) { return slot == 0 ? 4 * V : 8 * larger(V, 1); }
 
-// The row with the repetition penalty on marked tokens.
-static Scores penalized(const Scores& row, const uint32_t* marks, float penalty) {
+// The row's logits with the repetition penalty on marked tokens.
+static const float* penalized(const Scores& row, const uint32_t* marks, float penalty) {
   float* logits = (float*)thread_scratch(0, sample_scratch(0, row.size));
   memcpy(logits, row.logits, sizeof(float) * row.size);
   for (int64_t word = 0; word * 32 < row.size; word++)
@@ -279,7 +401,7 @@ static Scores penalized(const Scores& row, const uint32_t* marks, float penalty)
       const int64_t i = word * 32 + __builtin_ctz(bits);
       if (i < row.size) logits[i] = logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty;
     }
-  return Scores{logits, row.size, row.factor, row_max(logits, row.size, row.factor)};
+  return logits;
 }
 
 INLINE int64_t first_maximum(const Scores& row) {
@@ -301,12 +423,20 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
     uint64_t* pairs = (uint64_t*)thread_scratch(1, sample_scratch(1, size));
     uint64_t* other = (uint64_t*)thread_scratch(2, sample_scratch(2, size));
     const float* own = logits + logit_row[b] * (int64_t)size;
-    const Scores plain{own, size, inverse_temperature, row_max(own, size, inverse_temperature)};
+    // What is drawn from more than the largest scores needs its groups' maxima; they come with that of the row.
+    Maxima maxima{};
+    const auto scores = [&](const float* of) {
+      if (!truncate) return Scores{of, size, inverse_temperature, row_max(of, size, inverse_temperature)};
+      const int64_t wanted = larger(256, truncation.limit < size ? 4 * truncation.limit : 0);
+      maxima = maxima_of(of, size, inverse_temperature, wanted, (float*)other);
+      return Scores{of, size, inverse_temperature, maxima.max};
+    };
+    const Scores plain = scores(own);
     Scores row = plain;
     RowStatistics full;
     if (penalize) {
       full = row_statistics(own, size, inverse_temperature, plain.max, [](int64_t, V, V) {});
-      row = penalized(plain, marks, repetition_penalty);
+      row = scores(penalized(plain, marks, repetition_penalty));
     }
     // One pass over the row: its statistics, and sums in blocks, or the tokens that may be kept.
     Doubles block;
@@ -316,7 +446,7 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
     Bound kept_above;
     RowStatistics drawn;
     if (truncate) {
-      kept_above = bound_of(row, truncation, pairs, other);
+      kept_above = bound_of(row, truncation, maxima, pairs, other);
       const V bound = set1(kept_above.bound);
       drawn = row_statistics(row.logits, size, inverse_temperature, row.max, [&](int64_t i, V d, V e) {
         add_to(block, e);

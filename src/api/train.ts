@@ -1,6 +1,5 @@
 /** GRPO training wired together from its settings: folder, rewards, setup, session. The loop itself is src/grpo/trainer.ts. */
-import { relative, resolve } from "node:path";
-import { assetName } from "../assets.ts";
+import { shownPath } from "../assets.ts";
 import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
 import { isFolder } from "../checkpoint/state.ts";
@@ -161,7 +160,7 @@ async function trainInto(
     const ready = Promise.all([remarks, pool.ready()]);
     ready.catch(() => {}); // reported below, unless the models fail first
     const { dtype } = setup.planned.tenants.policy.model;
-    console.note(`${shown(paths.model)} on ${shown(paths.dataset)} · ${dtype} · ${setup.device.description}`);
+    console.note(`${shownPath(paths.model)} on ${shownPath(paths.dataset)} · ${dtype} · ${setup.device.description}`);
     for (const line of describeMemory(setup.planned.memory)) console.note(line);
     if (resume) {
       console.note(`going on after step ${resume.state.step} from ${resume.folder}`);
@@ -246,12 +245,4 @@ function evaluation(
     for (const warning of result?.warnings ?? []) console.note(`evaluation: ${warning}`);
     return result;
   });
-}
-
-/** A path as it is shortest to read: from here, where it lies below; of what the executable carries, its name. */
-function shown(path: string): string {
-  const name = assetName(path);
-  if (name !== null) return name;
-  const below = relative(process.cwd(), resolve(path));
-  return below !== "" && !below.startsWith("..") ? below : path;
 }

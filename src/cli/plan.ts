@@ -1,6 +1,7 @@
 /** `grpo plan`: the memory plan of a training run, without allocating it. */
 import { orBundled, trainingPaths } from "../api/bundled.ts";
 import { onRank, plannedTeams } from "../api/ranks.ts";
+import { shownPath } from "../assets.ts";
 import { memoryNamed } from "../config/gpus.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
@@ -83,7 +84,7 @@ ${describeSettings("plan")}`,
     const paths = trainingPaths(config);
     if (config.compare) {
       const [grpo, ppo] = [await memoryOf(config, "grpo"), await memoryOf(config, "gae")];
-      process.stdout.write(`${[paths.model, ...comparison(grpo, ppo)].join("\n")}\n`);
+      process.stdout.write(`${[shownPath(paths.model), ...comparison(grpo, ppo)].join("\n")}\n`);
       return 0;
     }
     const teams = plannedTeams(config, given.has("per_device_train_batch_size"));
@@ -116,7 +117,7 @@ ${describeSettings("plan")}`,
       const here = setup.device.freeBytes() === null ? "free on this machine" : "free on the device";
       const free = config.memory === null ? here : `there are${gpu === null ? "" : ` on ${gpu}`}`;
       const lines = [
-        `${paths.model} · ${dtype} · ${setup.device.description}`,
+        `${shownPath(paths.model)} · ${dtype} · ${setup.device.description}`,
         `longest prompt ${setup.longestPrompt} tokens, ${setup.batch.stepCompletions} completions a step, micro-batches of ${setup.config.microBatchTokens} tokens`,
         ...describeMemory(memory),
         ...(peaks.length === 1 ? [] : byRank(peaks)),

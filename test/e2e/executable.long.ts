@@ -176,7 +176,9 @@ describe("every command", () => {
   });
 
   test("plan, generate, eval, score, update, sft and data", async () => {
-    expect(await expectRuns(["plan"])).toContain("fits");
+    const plan = await expectRuns(["plan"]);
+    expect(plan).toStartWith("data/model · ");
+    expect(plan).toContain("fits");
     const sampling = ["--device", "cpu", "--max_completion_length", "8"];
     await expectRuns(["generate", "--model", model(), "--prompt", "3+4=", ...sampling]);
     const rows = ["--dataset", problems, "--device", "cpu", "--max_completion_length", "8"];

@@ -343,6 +343,10 @@ export const sampleOps: OpTable<"sample"> = {
       // the vocabulary of Qwen
       draws({ V: 151936, draws: 12, spread: 4 }),
       draws({ V: 151936, draws: 12, spread: 4, topP: 0.5 }),
+      // the tail estimated from a part of the row, and the last token found without ranking all
+      draws({ V: 9001, draws: 20, spread: 3, topP: 0.95 }),
+      draws({ V: 20000, draws: 12, spread: 2, topP: 0.9, repetitionPenalty: 1.2 }),
+      draws({ V: 9001, draws: 20, topP: 0.7001, equal: true }),
       draws({ V: 151936, draws: 12, spread: 4, topK: 50, temperature: 0.7 }),
       draws({ V: 151936, draws: 12, spread: 4, minP: 0.001 }),
       greedy({ V: 259, steps: 6, repetitionPenalty: 1.8 }),
