@@ -30,11 +30,11 @@ export interface KernelCounts {
   readonly sharedPasses: number;
 }
 
-/** Kernels that take an op over on some GPUs, and are counted by themselves, under their own name. */
-export const otherKernels = { attention_forward_warpgroup: "attentionForward" } as const satisfies Record<
-  string,
-  keyof Ops
->;
+/** Kernels that take an op over on some GPUs, with all that the op launches there: counted by themselves, under their own name. */
+export const otherKernels = {
+  attention_forward_warpgroup: "attentionForward",
+  attention_backward_keys_warpgroup: "attentionBackward",
+} as const satisfies Record<string, keyof Ops>;
 
 export type Counted = keyof Ops | keyof typeof otherKernels;
 export type CountsTable = Readonly<Partial<Record<Counted, KernelCounts>>>;

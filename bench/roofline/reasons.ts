@@ -6,7 +6,7 @@ export const LEAST_SHARE = 0.7;
 
 export const reasons: Readonly<Partial<Record<keyof Ops, string>>> = {
   attentionBackward:
-    "dK, dV and dQ are summed in two kernels, each of which computes S and dP anew: 7 products where 5 are the least (71 %), the price of gradients without atomics, the same bits on every run; and mma.sync, which on an H100 reaches 62 % of what wgmma does, fed through shared memory by ldmatrix, which wgmma reads by itself",
+    "dK, dV and dQ are summed in two kernels, each of which computes S and dP anew: 7 products where 5 are the least (71 %), the price of gradients without atomics, the same bits on every run; halves of the tiles on the diagonal, whose products nobody needs; and on an A100 mma.sync's operands, fed through shared memory by ldmatrix (wgmma reads them by itself)",
   sample:
     "probabilities are summed as whole numbers of 2⁻⁴⁴, so that the order of threads cannot matter: 64-bit integer additions for every token of the vocabulary, and a second reading of the row; about 3 % of a decode step",
 };

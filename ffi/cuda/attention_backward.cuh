@@ -76,14 +76,25 @@ struct QueryWalk {
   int from, to;  // rows of keys that these queries see, as far as they precede them
   int shift;     // in_window
 
-  INLINE QueryWalk(const int* segments, const Work& work)
-      : segments(segments), own(work.segment), c(work.first_visitor), left(work.to - work.from), sub(0), head(0) {
-    const Segment s = segment_at(segments, own);
+  INLINE QueryWalk(const int* segments, const Work& work) {
+    begin(segments, work);
+    enter(work);
+  }
+
+  // The two parts of the constructor, for a walk in memory.
+  INLINE void begin(const int* all, const Work& work) {
+    const Segment s = segment_at(all, work.segment);
+    segments = all;
+    own = work.segment;
+    c = work.first_visitor;
+    left = work.to - work.from;
     row = s.start + (work.index + work.from) * TILE;
     from = s.start;
     to = end = s.start + s.length;
-    shift = 0;
-    if (row >= end) visit(work.index + work.from - ceil_div(s.length, TILE));
+    sub = head = shift = 0;
+  }
+  INLINE void enter(const Work& work) {
+    if (row >= end) visit(work.index + work.from - ceil_div(end - from, TILE));
   }
 
   // Goes on to tile `skip` of the following visitors' tiles; the table ends after the last entry of a unit.

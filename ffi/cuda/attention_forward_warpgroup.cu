@@ -10,16 +10,11 @@
 // Shared memory: queries, STAGES of keys, STAGES of values, rows of out on their way, then barriers and the tile that
 // is being worked on. Tiles are panels of warpgroup.cuh.
 #include "attention_tiles.cuh"
-#include "warpgroup.cuh"
+#include "attention_warpgroup.cuh"
 
-constexpr int WARPGROUP = 4 * WARP, CONSUMERS = ROWS / 64, CONSUMER_WARPS = 4 * CONSUMERS;
-constexpr int PANELS = HEAD_DIM / PANEL_COLUMNS, CHUNKS = HEAD_DIM / 8;
-constexpr int QUERY_PANEL = ROWS * PANEL_ROW_BYTES, KEY_PANEL = KEYS * PANEL_ROW_BYTES;
-constexpr int QUERY_BYTES = PANELS * QUERY_PANEL, KEY_BYTES = PANELS * KEY_PANEL;
+constexpr int QUERY_BYTES = tile_bytes<ROWS>(), KEY_BYTES = tile_bytes<KEYS>();
 constexpr int KEYS_AT = QUERY_BYTES, VALUES_AT = KEYS_AT + STAGES * KEY_BYTES;
 constexpr int OUT_AT = VALUES_AT + STAGES * KEY_BYTES, CONTROL_AT = OUT_AT + QUERY_BYTES;
-static_assert(CONSUMERS == 2 && THREADS == 3 * WARPGROUP, "two warpgroups of consumers, one with the producer");
-static_assert(ROWS == KEYS, "one size of tiles for the copy engine");
 
 // What the producer tells the consumers about a tile; a head of -1: there are no more.
 struct Work {
@@ -35,36 +30,19 @@ struct Control {
 };
 static_assert(CONTROL_AT + sizeof(Control) <= SHARED_BYTES, "shared memory of a launch");
 
-// A place in the ring of stages, and the parity of the phase in which it is filled.
-struct Place {
-  int stage = 0, parity = 0;
-  INLINE void advance() {
-    if (++stage == STAGES) stage = 0, parity ^= 1;
-  }
-};
-
 // ---- the producer
 
-INLINE void copy_rows(u32 shared, const TensorMap* qkv, int column, int row, u32 barrier) {
-#pragma unroll
-  for (int panel = 0; panel < PANELS; panel++)
-    copy_tile(shared + panel * KEY_PANEL, qkv, column + panel * PANEL_COLUMNS, row, barrier);
-}
-
-// Values with zeros for the rows that do not belong to the tile of keys: probabilities of 0 would not make up for
-// another segment's infinities.
+// Values with zeros for the rows that do not belong to the tile of keys.
 INLINE void copy_partial(char* shared, const TensorMap* qkv, int column, const KeyTile& keys, u32 full, u32 partial,
                          int& parity) {
   const int lane = threadIdx.x % WARP;
   if (lane == 0) {
     barrier_expect(partial, KEY_BYTES);
-    copy_rows(shared_address(shared), qkv, column, keys.row, partial);
+    copy_rows<KEYS>(shared_address(shared), qkv, column, keys.row, partial);
   }
   barrier_wait(partial, parity);
   parity ^= 1;
-  for (int row = keys.count; row < KEYS; row++)
-    for (int chunk = lane; chunk < CHUNKS; chunk += WARP)
-      *(uint4*)(shared + chunk / 8 * KEY_PANEL + row * PANEL_ROW_BYTES + chunk % 8 * 16) = make_uint4(0, 0, 0, 0);
+  clear_rows<KEYS>(shared, keys.count);
   publish_shared();
   __syncwarp();
   if (lane == 0) barrier_arrive(full);
@@ -94,7 +72,7 @@ INLINE void produce(char* memory, Control& control, const TensorMap* qkv, const 
       control.work = work;
       if (more) {
         barrier_expect(queries_full, QUERY_BYTES);
-        copy_rows(base, qkv, work.head * HEAD_DIM, tile.start + tile.from, queries_full);
+        copy_rows<ROWS>(base, qkv, work.head * HEAD_DIM, tile.start + tile.from, queries_full);
       } else {
         barrier_arrive(queries_full);
       }
@@ -106,7 +84,8 @@ INLINE void produce(char* memory, Control& control, const TensorMap* qkv, const 
       barrier_wait(keys_free + barrier, place.parity ^ 1);
       if (lane == 0) {
         barrier_expect(keys_full + barrier, KEY_BYTES);
-        copy_rows(base + KEYS_AT + place.stage * KEY_BYTES, qkv, k_column + kv_head, keys.row, keys_full + barrier);
+        const u32 to = base + KEYS_AT + place.stage * KEY_BYTES;
+        copy_rows<KEYS>(to, qkv, k_column + kv_head, keys.row, keys_full + barrier);
       }
       barrier_wait(values_free + barrier, place.parity ^ 1);
       char* values = memory + VALUES_AT + place.stage * KEY_BYTES;
@@ -115,7 +94,7 @@ INLINE void produce(char* memory, Control& control, const TensorMap* qkv, const 
                      partial_parity);
       } else if (lane == 0) {
         barrier_expect(values_full + barrier, KEY_BYTES);
-        copy_rows(shared_address(values), qkv, v_column + kv_head, keys.row, values_full + barrier);
+        copy_rows<KEYS>(shared_address(values), qkv, v_column + kv_head, keys.row, values_full + barrier);
       }
     }
   }
@@ -137,23 +116,6 @@ INLINE void take_turn(int group) {
 INLINE void end_turn(int group) {
   if (group == 0) meet_arrive<2>(2 * WARPGROUP);
   else meet_arrive<1>(2 * WARPGROUP);
-}
-
-// Issues scores of the warpgroup's rows and a tile of keys.
-INLINE void score(float (&s)[KEYS / 8][4], u32 queries, u32 keys) {
-#pragma unroll
-  for (int k = 0; k < HEAD_DIM / 16; k++) {
-    const u32 column = k % 4 * 32;
-    product(s, operand(queries + k / 4 * QUERY_PANEL + column, 16), operand(keys + k / 4 * KEY_PANEL + column, 16),
-            k > 0);
-  }
-}
-
-// Issues out += probabilities · values.
-INLINE void weigh(float (&out)[HEAD_DIM / 8][4], const u32 (&p)[KEYS / 16][4], u32 values) {
-#pragma unroll
-  for (int k = 0; k < KEYS / 16; k++)
-    product(out, p[k], operand(values + k * 16 * PANEL_ROW_BYTES, KEY_PANEL), true);
 }
 
 // −infinity where a row does not see a key; `place` is the place of the warp's first row in its segment.
@@ -194,37 +156,6 @@ INLINE void softmax(float (&s)[KEYS / 8][4], State& state, float (&correction)[2
   }
 }
 
-// The fragments of scores are, rounded and paired, those of a left operand.
-INLINE void pack(u32 (&p)[KEYS / 16][4], const float (&s)[KEYS / 8][4]) {
-#pragma unroll
-  for (int k = 0; k < KEYS / 16; k++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const float* pair = s[2 * k + i / 2] + i % 2 * 2;
-      p[k][i] = pack_bf16(pair[0], pair[1]);
-    }
-}
-
-// A warp's 16 rows of out, by way of shared memory of its own, so that 16 bytes are written at once. `count`: rows that
-// exist.
-INLINE void write_rows(bf16* out, i64 ldo, const State& state, const float (&inverse)[2], char* staging, int count) {
-  const int lane = threadIdx.x % WARP;
-  __syncwarp();  // no lane reads the tile before any longer
-#pragma unroll
-  for (int half = 0; half < 2; half++)
-#pragma unroll
-    for (int n = 0; n < HEAD_DIM / 8; n++) {
-      const float f = inverse[half], *o = state.out[n] + 2 * half;
-      *(u32*)(staging + swizzled<CHUNKS>(half * 8 + lane / 4, n) + lane % 4 * 4) = pack_bf16(o[0] * f, o[1] * f);
-    }
-  __syncwarp();  // all of the warp's rows are there
-#pragma unroll
-  for (int i = lane; i < 16 * CHUNKS; i += WARP) {
-    const int row = i / CHUNKS, chunk = i % CHUNKS;
-    if (row < count) *(uint4*)(out + row * ldo + chunk * 8) = *(const uint4*)(staging + swizzled<CHUNKS>(row, chunk));
-  }
-}
-
 // One tile of queries from its first tile of keys to `state`. `place` goes on from tile to tile.
 INLINE void consume(State& state, const QueryTile& tile, int warp, u32 base, const Control& control, Place& place,
                     float scale_log2) {
@@ -237,7 +168,7 @@ INLINE void consume(State& state, const QueryTile& tile, int warp, u32 base, con
   u32 p[KEYS / 16][4];
   auto issue_scores = [&] {
     products_begin();
-    score(s, queries, base + KEYS_AT + place.stage * KEY_BYTES);
+    score<KEYS>(s, queries, base + KEYS_AT + place.stage * KEY_BYTES);
     products_commit();
   };
   // What follows the products of scores, once they are waited for.
@@ -257,7 +188,7 @@ INLINE void consume(State& state, const QueryTile& tile, int warp, u32 base, con
   end_turn(group);
   products_wait<0>();
   weights(0);
-  pack(p, s);
+  pack<KEYS>(p, s);
 #pragma unroll 1
   for (int t = 1; t < tiles; t++) {
     const Place before = place;
@@ -266,7 +197,7 @@ INLINE void consume(State& state, const QueryTile& tile, int warp, u32 base, con
     barrier_wait(values_full + 8 * before.stage, before.parity);
     take_turn(group);
     issue_scores();
-    weigh(state.out, p, base + VALUES_AT + before.stage * KEY_BYTES);
+    weigh<KEYS>(state.out, p, base + VALUES_AT + before.stage * KEY_BYTES);
     products_commit();
     end_turn(group);
     products_wait<1>();  // the scores
@@ -279,11 +210,11 @@ INLINE void consume(State& state, const QueryTile& tile, int warp, u32 base, con
     for (int n = 0; n < HEAD_DIM / 8; n++)
 #pragma unroll
       for (int e = 0; e < 4; e++) state.out[n][e] *= correction[e / 2];
-    pack(p, s);
+    pack<KEYS>(p, s);
   }
   barrier_wait(values_full + 8 * place.stage, place.parity);
   products_begin();
-  weigh(state.out, p, base + VALUES_AT + place.stage * KEY_BYTES);
+  weigh<KEYS>(state.out, p, base + VALUES_AT + place.stage * KEY_BYTES);
   products_commit();
   products_wait<0>();
   settled(state.out);
@@ -346,7 +277,7 @@ attention_forward_warpgroup(const __grid_constant__ TensorMap qkv, bf16* out, fl
       if (lse != nullptr && lane % 4 == 0 && within < count)
         lse[(row + within) * H + work.head] = state.top[half] * 0.693147181f + logf(sum);
     }
-    write_rows(out + row * ldo + work.head * HEAD_DIM, ldo, state, inverse, memory + OUT_AT + warp * 16 * HEAD_DIM * 2,
-               count);
+    write_rows(out + row * ldo + work.head * HEAD_DIM, ldo, state.out, inverse,
+               memory + OUT_AT + warp * 16 * HEAD_DIM * 2, count);
   }
 }

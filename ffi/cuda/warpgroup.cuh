@@ -80,11 +80,12 @@ INLINE void copy_tile(u32 shared, const TensorMap* map, int column, int row, u32
 // ---- products: d (64×N) = or += a (64×16) · b (16×N), bfloat16 in, float32 sums. d is each warp's own 16 rows, in
 // fragments of tensor_core.cuh's m16n8k16, one per 8 columns.
 
-// Where a product finds an operand, from the panel's first row on. `stride`: bytes between panels, where one product
-// needs several.
-INLINE u64 operand(u32 shared, u32 stride) {
+// Where a product finds an operand, from the panel's first row on: the descriptor's low word, to which a multiple of 16
+// bytes is added as sixteenths. `stride`: bytes between panels, where one product needs several.
+INLINE u32 place_of(u32 shared, u32 stride) { return shared / 16 | stride / 16 << 16; }
+INLINE u64 operand(u32 place) {
   constexpr u64 eight_rows = 8 * PANEL_ROW_BYTES / 16, swizzle_128 = 1;
-  return (u64)(shared / 16) | (u64)(stride / 16) << 16 | eight_rows << 32 | swizzle_128 << 62;
+  return place | eight_rows << 32 | swizzle_128 << 62;
 }
 
 // Between writing d or a in registers and the first product with them.
@@ -122,6 +123,15 @@ INLINE void product(float (&d)[16][4], u64 a, u64 b, bool add) {
       "{ .reg .pred add; setp.ne.u32 add, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGISTERS_64
       "}, %64, %65, add, 1, 1, 0, 0; }"
       : FRAGMENTS_16(d)
+      : "l"(a), "l"(b), "r"((u32)add)
+      : "memory");
+}
+
+INLINE void product(float (&d)[8][4], u64 a, u64 b, bool add) {
+  asm volatile(
+      "{ .reg .pred add; setp.ne.u32 add, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" REGISTERS_32
+      "}, %32, %33, add, 1, 1, 0, 0; }"
+      : FRAGMENTS_8(d)
       : "l"(a), "l"(b), "r"((u32)add)
       : "memory");
 }

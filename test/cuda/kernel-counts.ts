@@ -12,6 +12,7 @@ import { assetPath } from "../../src/assets.ts";
 import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import { attentionKernels } from "../../src/device/cuda/ops/attention.ts";
 import { attentionBackwardKernels } from "../../src/device/cuda/ops/attention-backward.ts";
+import { attentionBackwardWarpgroupKernels } from "../../src/device/cuda/ops/attention-backward-warpgroup.ts";
 import { attentionWarpgroupKernels } from "../../src/device/cuda/ops/attention-warpgroup.ts";
 import type { Defines, KernelDefinition } from "../../src/device/cuda/runtime.ts";
 import { WARPGROUP_CAPABILITY } from "../../src/device/cuda/tensor-maps.ts";
@@ -230,11 +231,22 @@ const lengths: Lengths = {
 const four = (value: number) => Number(value.toPrecision(4));
 
 /** Sources whose kernels are tensor-core loops: their instructions are counted in machine code. */
-const loopSources: Readonly<Partial<Record<Counted, readonly [KernelDefinition, variant: Defines]>>> = {
-  attentionForward: [attentionKernels.forward, { HEAD_DIM: shape.headDim, O_TYPE: "bf16", WINDOWED: 0 }],
-  attention_forward_warpgroup: [attentionWarpgroupKernels.forward, { HEAD_DIM: shape.headDim }],
-  attentionBackward: [attentionBackwardKernels.keys, { HEAD_DIM: shape.headDim, DQKV_TYPE: "bf16", WINDOWED: 0 }],
+const loopSources: Readonly<Partial<Record<Counted, readonly (readonly [KernelDefinition, variant: Defines])[]>>> = {
+  attentionForward: [[attentionKernels.forward, { HEAD_DIM: shape.headDim, O_TYPE: "bf16", WINDOWED: 0 }]],
+  attention_forward_warpgroup: [[attentionWarpgroupKernels.forward, { HEAD_DIM: shape.headDim }]],
+  attentionBackward: [[attentionBackwardKernels.keys, { HEAD_DIM: shape.headDim, DQKV_TYPE: "bf16", WINDOWED: 0 }]],
+  attention_backward_keys_warpgroup: [
+    [attentionBackwardWarpgroupKernels.keys, { HEAD_DIM: shape.headDim, WINDOWED: 0 }],
+    [attentionBackwardWarpgroupKernels.queries, { HEAD_DIM: shape.headDim, WINDOWED: 0 }],
+  ],
 };
+
+/** Kernels whose products are those of warpgroups. */
+const ofWarpgroups = new Set(
+  [attentionWarpgroupKernels, attentionBackwardWarpgroupKernels].flatMap((kernels) =>
+    Object.values(kernels).map(({ name }): string => name),
+  ),
+);
 
 /** @param loops machine code of the op's kernels; null: only the executed PTX */
 function countsOf(
@@ -253,8 +265,7 @@ function countsOf(
       return loop ? 32 * loop[pipe] * c.mmaFlops : ptx(c);
     });
   // The driver counts both kinds of product as one; a kernel has one of them.
-  const products = (warpgroups: boolean) =>
-    per((c) => (Object.hasOwn(otherKernels, c.kernel) === warpgroups ? c.mmaFlops : 0));
+  const products = (warpgroups: boolean) => per((c) => (ofWarpgroups.has(c.kernel) === warpgroups ? c.mmaFlops : 0));
   return {
     unit,
     from: loops ? "machine code" : "ptx",
@@ -281,8 +292,9 @@ export async function countOp(
   machine = false,
 ): Promise<KernelCounts> {
   const op = opOf(counted);
-  const source = machine ? loopSources[counted] : undefined;
-  const loops = source ? await machineLoops(...source) : null;
+  const sources = machine ? loopSources[counted] : undefined;
+  const found = sources && (await Promise.all(sources.map((source) => machineLoops(...source))));
+  const loops = found ? new Map(found.flatMap((each) => [...each])) : null;
   const args = samples[op]!(buffersOn(device));
   const call = () => (device.ops[op] as (...rest: Call) => void)(...args);
   call(); // compiles

@@ -39,29 +39,92 @@ function flopsOf(instruction: string): number {
 
 const flopsIn = (instructions: readonly string[]) => instructions.reduce((sum, name) => sum + flopsOf(name), 0);
 
-/** Loops of a function's listing that contain products, counted completely: both sides of their branches. */
-function loopsOf(listing: string): MachineLoop {
+/** A function's machine code: instructions by name, and for each the places that may follow. */
+interface Listing {
+  readonly names: readonly string[];
+  readonly next: readonly (readonly number[])[];
+}
+
+function readListing(text: string): Listing {
   const names: string[] = [];
   const labels = new Map<string, number>();
-  const jumps: [at: number, label: string][] = [];
-  for (const line of listing.split("\n")) {
+  const jumps = new Map<number, { readonly label: string; readonly always: boolean }>();
+  const ends = new Set<number>();
+  for (const line of text.split("\n")) {
     const label = /^(\.L_x_\d+):/.exec(line)?.[1];
     if (label) labels.set(label, names.length);
-    const text = /^\s+\/\*[0-9a-f]{4,}\*\/\s+(?:@!?U?P\w+\s+)?([A-Z]\S*)(.*);/.exec(line);
-    if (!text) continue;
-    const target = /`\((\.L_x_\d+)\)/.exec(text[2]!)?.[1];
-    if (text[1]!.startsWith("BRA") && target) jumps.push([names.length, target]);
-    names.push(text[1]!);
+    const found = /^\s+\/\*[0-9a-f]{4,}\*\/\s+(@!?U?P\w+\s+)?([A-Z]\S*)(.*);/.exec(line);
+    if (!found) continue;
+    const [, condition, name, operands] = found;
+    const target = /`\((\.L_x_\d+)\)/.exec(operands!)?.[1];
+    const plain = condition === undefined && name === "BRA" && /^\s*`/.test(operands!);
+    if (name!.startsWith("BRA") && target) jumps.set(names.length, { label: target, always: plain });
+    if (condition === undefined && /^(EXIT|RET)/.test(name!)) ends.add(names.length);
+    names.push(name!);
   }
-  const inside = new Set<number>();
-  for (const [at, label] of jumps) {
-    const from = labels.get(label);
-    if (from === undefined || from > at) continue;
-    const body = names.slice(from, at + 1);
-    if (flopsIn(body) < LEAST_FLOPS) continue;
-    for (let i = from; i <= at; i++) inside.add(i);
+  const next = names.map((_, at) => {
+    const jump = jumps.get(at);
+    const target = jump && labels.get(jump.label);
+    const behind = ends.has(at) || jump?.always || at + 1 === names.length ? [] : [at + 1];
+    return target === undefined ? behind : [...behind, target];
+  });
+  return { names, next };
+}
+
+/** For each instruction all that are passed on every way to it, itself included; none for what is never reached. */
+function dominators({ names, next }: Listing): (Set<number> | undefined)[] {
+  const before: number[][] = names.map(() => []);
+  for (const [at, places] of next.entries()) for (const to of places) before[to]!.push(at);
+  const found: (Set<number> | undefined)[] = names.map(() => undefined);
+  found[0] = new Set([0]);
+  for (let changed = true; changed; ) {
+    changed = false;
+    for (let at = 1; at < names.length; at++) {
+      const known = before[at]!.map((from) => found[from]).filter((set) => set !== undefined);
+      if (known.length === 0) continue;
+      const [least, ...others] = known.sort((a, b) => a.size - b.size);
+      const all = new Set([...least!].filter((each) => others.every((set) => set.has(each)))).add(at);
+      if (found[at]?.size === all.size) continue;
+      found[at] = all;
+      changed = true;
+    }
   }
-  const body = names.filter((_, i) => inside.has(i));
+  return found;
+}
+
+/** The loops by their first instruction: what leads back to it. */
+function loopsIn(listing: Listing): Set<number>[] {
+  const { names, next } = listing;
+  const dominating = dominators(listing);
+  const before: number[][] = names.map(() => []);
+  for (const [at, places] of next.entries()) for (const to of places) before[to]!.push(at);
+  const loops = new Map<number, Set<number>>();
+  for (const [at, places] of next.entries())
+    for (const head of places) {
+      if (!dominating[at]?.has(head)) continue;
+      const body = loops.get(head) ?? new Set([head]);
+      for (const open = [at]; open.length > 0; ) {
+        const one = open.pop()!;
+        if (body.has(one)) continue;
+        body.add(one);
+        open.push(...before[one]!);
+      }
+      loops.set(head, body);
+    }
+  return [...loops.values()];
+}
+
+/**
+ * Loops of a function's listing that contain products, counted completely: both sides of their branches. `persistent`: the
+ * outermost loop, in which a block takes its next tile, is passed once for many products and left out.
+ */
+function loopsOf(text: string, persistent: boolean): MachineLoop {
+  const listing = readListing(text);
+  const nameOf = (at: number) => listing.names[at]!;
+  const loops = loopsIn(listing).filter((body) => flopsIn([...body].map(nameOf)) >= LEAST_FLOPS);
+  const inner = (body: Set<number>) => loops.some((other) => other !== body && body.isSubsetOf(other));
+  const counted = persistent ? loops.filter(inner) : loops;
+  const body = [...new Set(counted.flatMap((each) => [...each]))].map(nameOf);
   const flops = flopsIn(body);
   const kinds = body.map((name) => name.split(".")[0]!);
   const share = (test: (kind: string) => boolean) => kinds.filter(test).length / flops;
@@ -90,7 +153,7 @@ export async function machineLoops(definition: KernelDefinition, variant: Define
       .toString()
       .split(/^\s*\.section\s+\.text\./m)
       .slice(1);
-    return new Map(functions.map((text) => [/^\w+/.exec(text)![0], loopsOf(text)]));
+    return new Map(functions.map((text) => [/^\w+/.exec(text)![0], loopsOf(text, only !== undefined)]));
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

@@ -127,10 +127,12 @@ test(`on an emulated sm_${otherCapability}, too, an op with a kernel of its own 
     for (const kernel of countedKernels) {
       const { from, ...fresh } = await countOp(device, control, kernel);
       expect(executed({ ...fresh, from: "machine code" })).toEqual(executed(table[kernel]!));
-      expect(control.launches()).toEqual({ [kernel]: 1 });
+      const ran = control.launches();
+      expect(ran).toMatchObject({ [kernel]: 1 });
       const { phases } = await stepPhases(config, shape, device.gpu);
       const launched = phases.flatMap(({ work }) => work.filter(({ op }) => op === otherKernels[kernel]));
-      expect([...new Set(launched.flatMap(({ launches }) => launches))]).toEqual([kernel]);
+      expect(launched.length).toBeGreaterThan(0);
+      for (const { launches } of launched) expect(tally(launches)).toEqual(ran);
     }
   } finally {
     device.close();

@@ -14,7 +14,7 @@ import { chosenCases } from "./harness.ts";
 setDefaultTimeout(600_000);
 
 const asked = (process.env.OPS_PATH ?? "cuda") === "cuda" && !onHardware;
-const taken = /^attentionForward .*Dh=(64|128) x=bf16 /;
+const taken = /^attention(Forward|Backward) .*Dh=(64|128) .*x=bf16 /;
 const names = asked
   ? chosenCases(tables.attention ?? [])
       .map(caseName)

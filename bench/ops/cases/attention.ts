@@ -241,6 +241,31 @@ function nan(Dh: number, x: ShortDType) {
   });
 }
 
+/** A token that is a group by itself is NaN: so are its gradients, and those of no token before or behind it. */
+function nanGradient(Dh: number) {
+  return opCase("attentionBackward", { values: "nan", Dh, x: "bf16", groups: "5+3,4 1 6" }, (run: SuiteRun) => {
+    const shape = shapeOf({ H: 2, Hkv: 1, Dh });
+    const { segments, tokens } = segmentsOf("5+3,4 1 6");
+    const width = widthOf(shape);
+    const spoiled = 12;
+    const draw = (columns: number) => {
+      const values = run.random.normal(tokens * columns);
+      return values.fill(Number.NaN, spoiled * columns, (spoiled + 1) * columns);
+    };
+    const qkv = run.slot("qkv", "bfloat16", [tokens, width], draw(width));
+    const dout = run.slot("dout", "bfloat16", [tokens, 2 * Dh], draw(2 * Dh));
+    const saved = attention(qkv.at, segments, shape);
+    const out = run.saved("out", "bfloat16", [tokens, 2 * Dh], (i) => saved.out(i).value);
+    const lse = run.saved("lse", "float32", [tokens, 2], saved.lse);
+    const dqkv = run.output("dqkv", "bfloat16", [tokens, width]);
+    const scratch = scratchRows(run, "scratch", tokens, shape);
+    const table = segmentTable(run, segments);
+    run.run(({ ops }) => ops.attentionBackward(dqkv, dout, qkv, out, lse, table, scratch, shape));
+    const given = { dout: dout.at, qkv: qkv.at, out: out.at, lse: lse.at };
+    run.check(dqkv, attentionGradient(given, segments, shape, false), from("bf16", gradientInBfloat16, "bf16"));
+  });
+}
+
 export const heads: readonly Heads[] = [
   { H: 1, Hkv: 1, Dh: 16 },
   { H: 3, Hkv: 1, Dh: 24 },
@@ -333,6 +358,18 @@ export const attentionOps: OpTable<"attentionForward" | "attentionBackward"> = {
       ...windows.slice(0, 2).map((w) => backward({ ...w, x: "bf16" })),
       bfloat16Gradients(backward({ ...windows[0]!, x: "bf16", grad: "bf16" })),
       bfloat16Gradients(backward({ H: 2, Hkv: 1, Dh: 16, x: "bf16", grad: "bf16", groups: many })),
+      // tiles of 128 rows, in memory that 16-byte copies reach
+      ...[64, 128].flatMap((Dh) =>
+        (
+          [
+            { H: 2, Hkv: 1, groups: "130+5 128+129", gap: 8 },
+            { H: 2, Hkv: 1, groups: "1+1 0+257,0" },
+            { H: 1, Hkv: 1, groups: "150+5,200", window: 100 },
+          ] as const
+        ).map((settings) => bfloat16Gradients(backward({ ...settings, Dh, x: "bf16", grad: "bf16" }))),
+      ),
+      ...[64, 128].map((Dh) => bfloat16Gradients(nanGradient(Dh))),
+      bfloat16Gradients(backward({ H: 2, Hkv: 1, Dh: 64, x: "bf16", grad: "bf16", groups: many })),
     ],
     real: (s) => real(s, (settings, dtype) => backward({ ...settings, grad: shortOf(gradientType(s, dtype)) }, true)),
   },

@@ -3,6 +3,7 @@ import type { Ops } from "../device.ts";
 import { adamwKernels, adamwOps } from "./ops/adamw.ts";
 import { attentionKernels, attentionOps } from "./ops/attention.ts";
 import { attentionBackwardKernels, attentionBackwardOps } from "./ops/attention-backward.ts";
+import { attentionBackwardWarpgroupKernels } from "./ops/attention-backward-warpgroup.ts";
 import { attentionWarpgroupKernels } from "./ops/attention-warpgroup.ts";
 import { biasKernels, biasOps } from "./ops/bias.ts";
 import { embeddingKernels, embeddingOps } from "./ops/embedding.ts";
@@ -24,6 +25,7 @@ export const kernelDefinitions: readonly KernelDefinition[] = [
   adamwKernels,
   attentionKernels,
   attentionBackwardKernels,
+  attentionBackwardWarpgroupKernels,
   attentionWarpgroupKernels,
   biasKernels,
   embeddingKernels,

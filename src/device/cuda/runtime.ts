@@ -72,12 +72,12 @@ export interface CudaRuntime {
    */
   scratch(slot: 0 | 1 | 2, bytes: number): number;
   /**
-   * Encodes a bfloat16 matrix for the copy engine, which copies tiles of `tileRows` × 64: a "map" argument of the next
-   * launch. Address and row stride are multiples of 16 bytes.
+   * Encodes a bfloat16 matrix for the copy engine, which copies tiles of `tileRows` × 64: a "map" argument of the launches
+   * up to the next call with this `place`. Address and row stride are multiples of 16 bytes.
    *
    * @throws RunError with the driver's message
    */
-  tensorMap(matrix: Tensor, tileRows: number): number;
+  tensorMap(matrix: Tensor, tileRows: number, place?: 0 | 1): number;
   /** Device address of COUNTERS (counters.ts) u32, which are 0 before each launch; a kernel that counts in them leaves 0. */
   readonly counters: number;
 }

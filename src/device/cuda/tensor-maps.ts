@@ -16,8 +16,10 @@ export const WARPGROUP_CAPABILITY = 90;
 /** Columns of a tile: the 128 bytes of the swizzle. */
 const PANEL_COLUMNS = 64;
 
-/** Offsets in one block of native memory: the map, 128 bytes at a multiple of 64, and the driver's other arguments. */
-const [MAP, EXTENT, STRIDES, BOX, ELEMENT_STRIDES, BYTES] = [0, 128, 144, 152, 160, 168];
+/** Bytes of a map, at a multiple of 64. */
+const MAP_BYTES = 128;
+/** Offsets in one block of native memory: the maps of a launch, and the driver's other arguments. */
+const [MAPS, EXTENT, STRIDES, BOX, ELEMENT_STRIDES, BYTES] = [0, 256, 272, 280, 288, 296];
 
 export function openTensorMaps(gpu: Gpu): Pick<CudaRuntime, "tensorMap"> & { close(): void } {
   const block = nativeBlock(BYTES);
@@ -25,14 +27,15 @@ export function openTensorMaps(gpu: Gpu): Pick<CudaRuntime, "tensorMap"> & { clo
   for (const i of [0, 4]) view.setUint32(ELEMENT_STRIDES + i, 1, true);
   view.setUint32(BOX, PANEL_COLUMNS, true);
   return {
-    tensorMap(matrix, tileRows) {
+    tensorMap(matrix, tileRows, place = 0) {
+      const map = address + MAPS + place * MAP_BYTES;
       block.setU64(EXTENT, dim(matrix, 1));
       block.setU64(EXTENT + 8, dim(matrix, 0));
       block.setU64(STRIDES, 2 * matrix.rowStride);
       view.setUint32(BOX + 4, tileRows, true);
       gpu.call(
         "cuTensorMapEncodeTiled",
-        address + MAP,
+        map,
         CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         2,
         matrix.address,
@@ -45,7 +48,7 @@ export function openTensorMaps(gpu: Gpu): Pick<CudaRuntime, "tensorMap"> & { clo
         CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
       );
-      return address + MAP;
+      return map;
     },
     close: () => block.free(),
   };

@@ -12,11 +12,14 @@ import { definesText, kernelDefinitions, units } from "./kernels.ts";
 
 /** mma, ldmatrix, cp.async */
 const tensorCores = ["HMMA.16816.F32.BF16", "LDSM", "LDGSTS"];
+/** wgmma, cp.async.bulk.tensor, setmaxnreg */
+const warpgroups = ["HGMMA.64x128x16.F32.BF16", "UTMALDG.2D", "USETMAXREG"];
 const expected: Readonly<Record<string, readonly string[]>> = {
   "attention_forward.cu": tensorCores,
   "attention_backward.cu": tensorCores,
-  // wgmma, cp.async.bulk.tensor, setmaxnreg
-  "attention_forward_warpgroup.cu": ["HGMMA.64x128x16.F32.BF16", "UTMALDG.2D", "USETMAXREG"],
+  "attention_forward_warpgroup.cu": warpgroups,
+  "attention_backward_keys_warpgroup.cu": ["HGMMA.64x64x16.F32.BF16", ...warpgroups.slice(1)],
+  "attention_backward_queries_warpgroup.cu": warpgroups,
 };
 
 export async function machineCodeFaults(nvrtc: Nvrtc): Promise<{ checks: number; faults: string[] }> {

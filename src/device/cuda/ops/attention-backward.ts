@@ -8,10 +8,13 @@ import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionShape, Ops } from "../../device.ts";
 import { dim, expectShape, headAddresses, qkvAddresses } from "../../operands.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
+import { WARPGROUP_CAPABILITY } from "../tensor-maps.ts";
 import { ceilDiv } from "../threads.ts";
 import { LARGEST_HEAD, windowed } from "./attention.ts";
+import { WARPGROUP_TILE, warpgroupBackward } from "./attention-backward-warpgroup.ts";
+import { takesWarpgroups } from "./attention-warpgroup.ts";
 
-/** Rows in a tile of keys or queries. */
+/** Rows in a tile of keys or queries; WARPGROUP_TILE on Hopper GPUs. */
 const TILE = 64;
 const THREADS = 128;
 const WIDE_THREADS = 256;
@@ -69,6 +72,12 @@ const tilingSizes =
   ({ HEAD_DIM }: Defines) =>
     tiling(bfloat16, Number(HEAD_DIM)).sizes;
 
+/** Of kernels that serve both tilings of the others. */
+function tiled(roles: readonly string[]): Defines[] {
+  const plain = variants(["float", "bf16"], roles, []).map((variant) => ({ ...variant, TILE }));
+  return [...plain, ...variants(["bf16"], roles, []).map((variant) => ({ ...variant, TILE: WARPGROUP_TILE }))];
+}
+
 const keys =
   "dk:ptr dv:ptr slots:ptr dout:ptr q:ptr k:ptr v:ptr stats:ptr units:ptr segments:ptr " +
   "T:i32 H:i32 Hkv:i32 window:i32 ldd:i32 ldo:i32 ldq:i32";
@@ -83,8 +92,8 @@ export const attentionBackwardKernels = {
       "stats:ptr tiles:ptr units:ptr lists:ptr dout:ptr out:ptr lse:ptr segments:ptr " +
       "S:i32 T:i32 H:i32 Dh:i32 lddout:i32 ldout:i32 max_tiles:i32 max_slots:i32",
     threads: WIDE_THREADS,
-    sizes: () => ({ THREADS: WIDE_THREADS, TILE, STAT_BLOCK }),
-    variants: variants(["float", "bf16"], ["DOUT_TYPE", "OUT_TYPE", "X_TYPE"], []),
+    sizes: () => ({ THREADS: WIDE_THREADS, STAT_BLOCK }),
+    variants: tiled(["DOUT_TYPE", "OUT_TYPE", "X_TYPE"]),
   },
   /** Launched if the head size is not a multiple of 8, and for mixed types. */
   pack: {
@@ -132,26 +141,32 @@ export const attentionBackwardKernels = {
     name: "attention_backward_sum",
     parameters: "dk:ptr dv:ptr slots:ptr tiles:ptr segments:ptr Hkv:i32 Dh:i32 Dp:i32 ldd:i32",
     threads: WIDE_THREADS,
-    sizes: () => ({ THREADS: WIDE_THREADS, TILE }),
-    variants: variants(["float", "bf16"], ["DQKV_TYPE"], []),
+    sizes: () => ({ THREADS: WIDE_THREADS }),
+    variants: tiled(["DQKV_TYPE"]),
   },
 } as const satisfies Record<string, KernelDefinition>;
 
-/** Upper bounds for T tokens in S segments: tiles, and slots for partial sums. */
-function workSizes(T: number, S: number): { tiles: number; slots: number } {
-  return { tiles: ceilDiv(T, TILE) + S, slots: ceilDiv(T, 2 * TILE) + 8 };
+/** Upper bounds for T tokens in S segments: tiles of `tile` rows, and slots for partial sums. */
+function workSizes(T: number, S: number, tile: number): { tiles: number; slots: number } {
+  return { tiles: ceilDiv(T, tile) + S, slots: ceilDiv(T, 2 * tile) + 8 };
 }
 
 /** Bytes of each part of the scratch memory. `packed`: heads of operands that must be copied first. */
-function scratchParts(T: number, S: number, packed: number, Dp: number, { heads, kvHeads }: AttentionShape) {
-  const { tiles, slots } = workSizes(T, S);
+function scratchParts(
+  T: number,
+  S: number,
+  packed: number,
+  { Dp, tile }: { readonly Dp: number; readonly tile: number },
+  { heads, kvHeads }: AttentionShape,
+) {
+  const { tiles, slots } = workSizes(T, S, tile);
   return {
     stats: heads * T * 8,
     tiles: tiles * 16,
     units: (tiles + slots) * 32,
     lists: S * 32,
     packed: T * packed * Dp * 2,
-    slots: slots * kvHeads * 2 * TILE * Dp * 4,
+    slots: slots * kvHeads * 2 * tile * Dp * 4,
   };
 }
 
@@ -164,9 +179,11 @@ function total(parts: ReturnType<typeof scratchParts>): number {
 /**
  * A micro-batch has at most as many segments as tokens. A model's operands are packed only because of their head size.
  */
-export const attentionBackwardScratch: ScratchBound = ({ tokens, attention }) => {
+export const attentionBackwardScratch: ScratchBound = ({ tokens, attention }, { computeCapability }) => {
   const packed = attention.headDim % 8 === 0 ? 0 : 2 * (attention.heads + attention.kvHeads);
-  return total(scratchParts(tokens, tokens, packed, tiling(true, attention.headDim).Dp, attention));
+  const { Dp } = tiling(true, attention.headDim);
+  const tiles = computeCapability === WARPGROUP_CAPABILITY ? [TILE, WARPGROUP_TILE] : [TILE];
+  return Math.max(...tiles.map((tile) => total(scratchParts(tokens, tokens, packed, { Dp, tile }, attention))));
 };
 
 /** The planned scratch is unused: prompts' sums are in the device's own scratch, whose size is bounded by T. */
@@ -195,19 +212,34 @@ export function attentionBackwardOps(runtime: CudaRuntime): Pick<Ops, "attention
       if (T === 0 || S === 0) return;
       const bfloat16 = qkv.dtype === "bfloat16";
       const { Dp, keyParts, queryParts, keyBytes, queryBytes } = tiling(bfloat16, headDim);
-      const { tiles, slots } = workSizes(T, S);
+      const warpgroups = takesWarpgroups(runtime, [dqkv, dout, qkv], headDim);
+      const tile = warpgroups ? WARPGROUP_TILE : TILE;
+      const { tiles, slots } = workSizes(T, S, tile);
       const [packQkv, packDout] = [bfloat16 && !copies(qkv, headDim), bfloat16 && !copies(dout, headDim)];
       const packedHeads = (packQkv ? heads + 2 * kvHeads : 0) + (packDout ? heads : 0);
-      const parts = scratchParts(T, S, packedHeads, Dp, shape);
+      const parts = scratchParts(T, S, packedHeads, { Dp, tile }, shape);
       const at = addresses(runtime.scratch(0, total(parts)), parts);
 
       const types = { DOUT_TYPE: macroType(dout.dtype), OUT_TYPE: macroType(out.dtype), X_TYPE: macroType(qkv.dtype) };
       const blocks = 1 + ceilDiv(T, STAT_BLOCK) * ceilDiv(heads, STAT_BLOCK);
       const lists = [at.stats, at.tiles, at.units, at.lists];
       const inputs = [dout.address, out.address, lse.address, segments.address, S, T, heads, headDim];
-      const prepare = runtime.kernel(attentionBackwardKernels.prepare, types);
+      const prepare = runtime.kernel(attentionBackwardKernels.prepare, { ...types, TILE: tile });
       const strides = [dout.rowStride, out.rowStride, tiles, slots];
       runtime.launch(prepare, [blocks, 1, 1], WIDE_THREADS, 0, ...lists, ...inputs, ...strides);
+
+      const [dq, dk, dv] = qkvAddresses(dqkv, shape);
+      const sumParts = () => {
+        const kernel = runtime.kernel(attentionBackwardKernels.sum, { DQKV_TYPE: macroType(dqkv.dtype), TILE: tile });
+        const args = [dk, dv, at.slots, at.tiles, segments.address, kvHeads, headDim, Dp, dqkv.rowStride];
+        runtime.launch(kernel, [tiles, kvHeads, 2], WIDE_THREADS, 0, ...args);
+      };
+      if (warpgroups) {
+        const work = { stats: at.stats, units: at.units, slots: at.slots, maxUnits: tiles + slots };
+        warpgroupBackward(runtime, dqkv, dout, qkv, segments, work, shape);
+        sumParts();
+        return;
+      }
 
       const pack = (x: Tensor, count: number, y: number): Operand => {
         const kernel = runtime.kernel(attentionBackwardKernels.pack, { X_TYPE: macroType(x.dtype) });
@@ -219,22 +251,19 @@ export function attentionBackwardOps(runtime: CudaRuntime): Pick<Ops, "attention
       const behind = at.packed + (packQkv ? T * (heads + 2 * kvHeads) * Dp * 2 : 0);
       const dy = packDout ? pack(dout, heads, behind) : direct(dout);
 
-      const [dq, dk, dv] = qkvAddresses(dqkv, shape);
       const operands = [dy.address, ...headAddresses(x.address, x.head * bytesPerElement(qkv.dtype), shape)];
       const sizes = [T, heads, kvHeads, window, dqkv.rowStride, dy.ld, x.ld];
       const last = bfloat16 ? [dy.head, x.head, scale] : [scale];
       const macros = { HEAD_DIM: headDim, WINDOWED: window > 0 ? 1 : 0, DQKV_TYPE: macroType(dqkv.dtype) };
       const defines = bfloat16 ? macros : { ...macros, DOUT_TYPE: types.DOUT_TYPE };
-      const { keys, queries, keysFloat32, queriesFloat32, sum } = attentionBackwardKernels;
+      const { keys, queries, keysFloat32, queriesFloat32 } = attentionBackwardKernels;
       const keyKernel = runtime.kernel(bfloat16 ? keys : keysFloat32, defines);
       const keyArgs = [dk, dv, at.slots, ...operands, at.stats, at.units, segments.address, ...sizes, ...last];
       runtime.launch(keyKernel, [tiles + slots, kvHeads, keyParts], THREADS, keyBytes, ...keyArgs);
       const queryKernel = runtime.kernel(bfloat16 ? queries : queriesFloat32, defines);
       const queryArgs = [dq, ...operands, at.stats, at.tiles, segments.address, ...sizes, ...last];
       runtime.launch(queryKernel, [tiles, heads, queryParts], THREADS, queryBytes, ...queryArgs);
-      const sumKernel = runtime.kernel(sum, { DQKV_TYPE: macros.DQKV_TYPE });
-      const sumArgs = [dk, dv, at.slots, at.tiles, segments.address, kvHeads, headDim, Dp, dqkv.rowStride];
-      runtime.launch(sumKernel, [tiles, kvHeads, 2], WIDE_THREADS, 0, ...sumArgs);
+      sumParts();
     },
   };
 }

@@ -221,7 +221,7 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
         lse === null || (dim(lse, 0) === T && dim(lse, 1) === heads && lse.rowStride === heads),
         `${lse?.name}: ${lse?.shape} for ${heads} heads`,
       );
-      if (takesWarpgroups(runtime, out, qkv, shape)) {
+      if (shape.window === undefined && takesWarpgroups(runtime, [out, qkv], headDim)) {
         warpgroupForward(runtime, out, lse, qkv, segments, shape);
         return;
       }

@@ -26,7 +26,7 @@ extern "C" __global__ void bad(float* out, const bf16* x) {
   publish_shared();
   __syncthreads();
   products_begin();
-  product(d, ones, operand(shared_address(panel + 512), 0), false);  // BUG: descriptor
+  product(d, ones, operand(place_of(shared_address(panel + 512), 0)), false);  // BUG: descriptor
   products_commit();
   products_wait<0>();
   settled(d);
@@ -42,7 +42,7 @@ extern "C" __global__ void good(float* out, const bf16* x) {
   publish_shared();
   __syncthreads();
   products_begin();
-  product(d, ones, operand(shared_address(panel + 1024), 0), false);
+  product(d, ones, operand(place_of(shared_address(panel + 1024), 0)), false);
   products_commit();
   products_wait<0>();
   settled(d);

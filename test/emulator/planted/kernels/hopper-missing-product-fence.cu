@@ -27,7 +27,7 @@ extern "C" __global__ void bad(float* out, const bf16* x) {
   __syncthreads();
   for (int n = 0; n < 8; n++)
     for (int e = 0; e < 4; e++) d[n][e] = 0;
-  product(d, ones, operand(shared_address(panel), 0), true);  // BUG: async-product
+  product(d, ones, operand(place_of(shared_address(panel), 0)), true);  // BUG: async-product
   products_commit();
   products_wait<0>();
   settled(d);
@@ -46,7 +46,7 @@ extern "C" __global__ void good(float* out, const bf16* x) {
     for (int e = 0; e < 4; e++) d[n][e] = 0;
   settled(d);
   products_begin();
-  product(d, ones, operand(shared_address(panel), 0), true);
+  product(d, ones, operand(place_of(shared_address(panel), 0)), true);
   products_commit();
   products_wait<0>();
   settled(d);

@@ -25,7 +25,7 @@ extern "C" __global__ void bad(float* out, const bf16* x) {
   put(panel, x);
   __syncthreads();
   products_begin();
-  product(d, ones, operand(shared_address(panel), 0), false);  // BUG: proxy-fence
+  product(d, ones, operand(place_of(shared_address(panel), 0)), false);  // BUG: proxy-fence
   products_commit();
   products_wait<0>();
   settled(d);
@@ -41,7 +41,7 @@ extern "C" __global__ void good(float* out, const bf16* x) {
   publish_shared();
   __syncthreads();
   products_begin();
-  product(d, ones, operand(shared_address(panel), 0), false);
+  product(d, ones, operand(place_of(shared_address(panel), 0)), false);
   products_commit();
   products_wait<0>();
   settled(d);

@@ -26,7 +26,7 @@ extern "C" __global__ void bad(float* out, const bf16* x) {
   publish_shared();
   __syncthreads();
   products_begin();
-  product(d, ones, operand(shared_address(panel), 0), false);  // BUG: async-product
+  product(d, ones, operand(place_of(shared_address(panel), 0)), false);  // BUG: async-product
   products_commit();
   __syncthreads();
   put(panel, x);
@@ -44,7 +44,7 @@ extern "C" __global__ void good(float* out, const bf16* x) {
   publish_shared();
   __syncthreads();
   products_begin();
-  product(d, ones, operand(shared_address(panel), 0), false);
+  product(d, ones, operand(place_of(shared_address(panel), 0)), false);
   products_commit();
   products_wait<0>();
   __syncthreads();

@@ -27,7 +27,7 @@ extern "C" __global__ void bad(float* out, const bf16* x) {
   __syncthreads();
   products_begin();
   if (threadIdx.x / 32 != 3)
-    product(d, ones, operand(shared_address(panel), 0), false);  // BUG: divergent-warp
+    product(d, ones, operand(place_of(shared_address(panel), 0)), false);  // BUG: divergent-warp
   products_commit();
   products_wait<0>();
   settled(d);
@@ -43,7 +43,7 @@ extern "C" __global__ void good(float* out, const bf16* x) {
   publish_shared();
   __syncthreads();
   products_begin();
-  product(d, ones, operand(shared_address(panel), 0), false);
+  product(d, ones, operand(place_of(shared_address(panel), 0)), false);
   products_commit();
   products_wait<0>();
   settled(d);
