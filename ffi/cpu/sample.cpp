@@ -161,6 +161,8 @@ static Maxima maxima_of(const float* logits, int64_t size, float inverse_tempera
 struct Truncation {
   int64_t limit;  // top-k, or all
   float top_p, min_p;
+
+  bool selects(int64_t size) const { return top_p < 1 && limit >= size && !(min_p > 0); }  // top-p alone truncates
 };
 
 // Which tokens may be kept: those with z − max at or above `bound`; if that turns out to be too high, `lower`; else all.
@@ -169,11 +171,12 @@ struct Bound {
   bool certain = true;  // none below `bound` is ever kept
 };
 
-// A score, relative to the largest, below which tokens sum up to no more than `rest`, as a part of the row lets expect; at least
-// `lowest`, for which that is certain.
-static float tail_bound(const Scores& row, double rest, float lowest) {
+// A score, relative to the largest, below which tokens sum up to no more than `share` of the row, as a part of the row lets expect; at
+// least `lowest`, for which that is certain. Of the row, tokens that sum up to `known` are at or above `least`.
+static float tail_bound(const Scores& row, double share, double known, float least, float lowest) {
   constexpr int BINS = 64;
   constexpr int64_t APART = 1024;  // elements from one vector that is looked at to the next
+  constexpr double TIMES = (double)APART / W;
   float masses[2][BINS] = {}, at[W], e[W];
   const V from = set1(lowest), scale = set1(BINS / -lowest), last = set1(BINS - 1);
   for (int64_t i = 0; i + W <= row.size; i += APART) {
@@ -182,15 +185,19 @@ static float tail_bound(const Scores& row, double rest, float lowest) {
     store(e, exp_below(d));
     for (int j = 0; j < W; j++) masses[j & 1][(int)at[j]] += e[j];
   }
-  // What a part of the row sums up to, times `share`, has a variance of at most share² · sum · the largest of its terms: three
+  // What a part of the row sums up to, times TIMES, has a variance of at most TIMES² · sum · the largest of its terms: three
   // standard deviations.
-  const double share = (double)APART / W, width = -(double)lowest / BINS;
+  const double width = -(double)lowest / BINS;
+  const auto deviations = [&](double sum, int bin) {
+    return 3 * TIMES * ::sqrt(sum * exp1((float)(lowest + (bin + 1) * width)));
+  };
   double sum = 0;
   int bin = 0;
-  for (; bin < BINS - 1; bin++) {
+  for (; bin < BINS - 1 && lowest + (bin + 1) * width < least; bin++) sum += masses[0][bin] + masses[1][bin];
+  const double others = bin > 0 ? TIMES * sum - deviations(sum, bin - 1) : 0, rest = share * (known + (others > 0 ? others : 0));
+  for (sum = 0, bin = 0; bin < BINS - 1; bin++) {
     sum += masses[0][bin] + masses[1][bin];
-    const double room = rest - share * sum, largest = exp1((float)(lowest + (bin + 1) * width));
-    if (room < 0 || 9 * share * share * sum * largest > room * room) break;
+    if (TIMES * sum + deviations(sum, bin) > rest) break;
   }
   return (float)(lowest + bin * width);
 }
@@ -208,13 +215,18 @@ static Bound bound_of(const Scores& row, const Truncation& t, const Maxima& maxi
   if (t.top_p < 1) {
     // The maxima bound the total from below. n tokens below a share (1 − top_p) / n of it sum up to less than 1 − top_p.
     Doubles sums;
-    for (int64_t i = 0; i < maxima.count; i += W) add_to(sums, exp_below(sub(load(maxima.at + i), set1(row.max))));
-    const double known = sum_lanes(sums), rest = 0.9 * (1 - (double)t.top_p) * (known > 1 ? known : 1);
+    V least = zero();
+    for (int64_t i = 0; i < maxima.count; i += W) {
+      const V d = sub(load(maxima.at + i), set1(row.max));
+      add_to(sums, exp_below(d));
+      least = min(d, least);
+    }
+    const double sum = sum_lanes(sums), known = sum > 1 ? sum : 1, share = 0.9 * (1 - (double)t.top_p), rest = share * known;
     const float lowest = (float)::log(rest / (double)row.size);
     constexpr int64_t ESTIMATED = 8192;  // shorter rows are ranked as a whole in less time
     const bool estimates = row.size >= ESTIMATED && lowest > -80 && lowest < 0 && !(t.min_p > 0);
-    const float likely = estimates ? tail_bound(row, rest, lowest)
-                                                                             : (float)::log(rest / (double)smaller(row.size, 4096));
+    const float likely = estimates ? tail_bound(row, share, known, -max_lanes(sub(zero(), least)), lowest)
+                                   : (float)::log(rest / (double)smaller(row.size, 4096));
     b = Bound{likely, lowest, false};
   }
   const float min_p = t.min_p > 0 ? (float)::log((double)t.min_p) - 1e-3f : -INFINITY;
@@ -271,99 +283,164 @@ static int64_t kept(const Scores& row, const Truncation& t, const uint64_t* pair
   return count < t.limit && !certain ? -1 : most;
 }
 
-// What draw_truncated does where top-p alone truncates, without ranking more than the tokens near its last one: the tokens in
-// `pairs` are by ascending id, and `total` is of the whole row. −1 if the last one is not among them, or another order of its
-// sums could give another token: nothing of `pairs` has changed then.
-static int64_t draw_top_p(const Scores& row, float top_p, uint64_t* pairs, uint64_t* other, int64_t count, double total,
-                          double u, float* logprob) {
+// The tokens of a vector, elements from i on, with d = z − max at or above the bound, by ascending id. Up to W more are written.
+INLINE int64_t collect_ids(const Scores& row, int64_t i, V d, V bound, int32_t* ids, int64_t count) {
+  uint32_t bits = at_least(d, bound);
+  if (row.size - i < W) bits &= (1u << (row.size - i)) - 1;
+#if defined(__AVX512F__)
+  const __m512i own = _mm512_add_epi32(_mm512_set1_epi32((int32_t)i), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  _mm512_storeu_si512(ids + count, _mm512_maskz_compress_epi32((__mmask16)bits, own));
+  return count + __builtin_popcount(bits);
+#else
+  for (; bits; bits &= bits - 1) ids[count++] = (int32_t)(i + __builtin_ctz(bits));
+  return count;
+#endif
+}
+
+// The scratch memory of a row of which top-p alone keeps a part: tokens that may be kept, by ascending id, with room for a vector.
+struct Candidates {
+  int32_t* ids;
+  float *z, *e;     // score, and exp(score − max)
+  uint8_t* bins;
+  uint64_t* near;   // those of one bin, and as much room to sort them
+  int64_t most;     // of them
+
+  static Candidates in(uint64_t* pairs, uint64_t* other, int64_t size) {
+    int32_t* const ids = (int32_t*)pairs;
+    float* const z = (float*)other;
+    uint8_t* const bins = (uint8_t*)(ids + size + W);
+    const int64_t used = (4 * (size + W) + size + W + 7) / 8;
+    return {ids, z, z + size, bins, pairs + used, larger(0, (size - used) / 2)};
+  }
+};
+
+// Draws where top-p alone truncates, without ranking more than the tokens near its last one. `total` is of the whole row. −1 if
+// the last one is not among the candidates, or another order of its sums could give another token: their ids have not changed then.
+static int64_t draw_top_p(const Scores& row, float top_p, const Candidates& c, int64_t count, double total, double u,
+                          float* logprob) {
   constexpr int BINS = 256;
   const double enough = top_p * total, room = total * UNCERTAIN(row.size);
-  float* const e = (float*)other;
-  uint8_t* const bins = (uint8_t*)(other + ceil_div(count, 2) + 1);
-  if (ceil_div(count, 2) + count / 8 + 4 > row.size) return -1;
-  float worst = row.max;
-  for (int64_t i = 0; i < count; i++) {
-    e[i] = score_of(pairs[i]);
-    worst = e[i] < worst ? e[i] : worst;
+  V least = set1(row.max);
+  for (int64_t i = 0; i < count; i += W) {
+    float z[W];
+    const int n = (int)smaller(W, count - i);
+    if (n == W)
+      for (int j = 0; j < W; j++) z[j] = row.logits[c.ids[i + j]];
+    else
+      for (int j = 0; j < W; j++) z[j] = row.logits[c.ids[i + (j < n ? j : 0)]];
+    const V scores = mul(load(z), set1(row.factor));
+    least = min(scores, least);
+    store_upto(c.z + i, scores, n);
+    store_upto(c.e + i, exp_below(sub(scores, set1(row.max))), n);
   }
   // Bins of equal width. A larger score is in the same bin, or in one before.
-  const float scale = row.max > worst ? (BINS - 1) / (row.max - worst) : 0;
+  const float worst = -max_lanes(sub(zero(), least)), scale = row.max > worst ? (BINS - 1) / (row.max - worst) : 0;
   if (!(scale < INFINITY)) return -1;
-  double masses[BINS] = {};
+  double masses[2][BINS] = {};
   for (int64_t i = 0; i < count; i += W) {
+    float at[W];
     const int n = (int)smaller(W, count - i);
-    float z[W] = {};
-    memcpy(z, e + i, sizeof(float) * n);
-    store_upto(e + i, exp_below(sub(load(z), set1(row.max))), n);
+    store(at, mul(sub(set1(row.max), load_upto(c.z + i, n)), set1(scale)));
     for (int j = 0; j < n; j++) {
-      const int bin = (int)((row.max - z[j]) * scale);
-      masses[bin] += e[i + j];
-      bins[i + j] = (uint8_t)bin;
+      const int bin = (int)at[j];
+      masses[j & 1][bin] += c.e[i + j];
+      c.bins[i + j] = (uint8_t)bin;
     }
   }
-  double sum = 0;
+  double sum = 0, mass = 0;
   int bin = 0;
-  for (; bin < BINS && sum + masses[bin] < enough; bin++) sum += masses[bin];
-  if (bin == BINS || sum + masses[bin] < enough + room || sum >= enough - room) return -1;
+  for (; bin < BINS; bin++) {
+    mass = masses[0][bin] + masses[1][bin];
+    if (sum + mass >= enough) break;
+    sum += mass;
+  }
+  if (bin == BINS || sum + mass < enough + room || sum >= enough - room) return -1;
   // Which of this bin's is the last: the first ones of it, by score, then by id.
-  const int64_t used = ceil_div(count, 2) + count / 8 + 3;
-  uint64_t* const near = other + used;
-  int64_t size = 0;
-  for (int64_t i = 0; i < count; i++)
-    if (bins[i] == bin) {
-      if (used + 2 * (size + 1) > row.size) return -1;  // no room to rank them
-      near[size++] = pairs[i];
+  int64_t size = 0, i = 0;
+  for (; i < count; i++)
+    if (c.bins[i] == bin) {
+      if (size == c.most) return -1;  // no room to rank them
+      c.near[size++] = ranked(c.z[i], c.ids[i]);
     }
-  sort_pairs(near, near + size, size);
+  sort_pairs(c.near, c.near + size, size);
   uint64_t last = 0;
-  for (int64_t i = 0; i < size && sum < enough; i++) {
-    last = near[i];
+  for (i = 0; i < size && sum < enough; i++) {
+    last = c.near[i];
     sum += exp1(score_of(last) - row.max);
     if (sum < enough + room && sum >= enough - room) return -1;
   }
+  // Those up to the last one; without a branch.
+  const float last_z = score_of(last);
+  const int32_t last_id = (int32_t)(uint32_t)last;
   int64_t left = 0;
-  double all = 0;
-  for (int64_t i = 0; i < count; i++) {
-    // Without a branch: 0 changes no sum.
-    const bool keeps = pairs[i] <= last;
-    const float own = e[i];
-    pairs[left] = pairs[i];
-    e[left] = own;
-    all += keeps ? own : 0.0f;
-    left += keeps;
+  i = 0;
+#if defined(__AVX512F__)
+  for (; i + W <= count; i += W) {
+    const __m512 z = load(c.z + i), e = load(c.e + i);
+    const __m512i id = _mm512_loadu_si512(c.ids + i);
+    const __mmask16 equal = _mm512_cmp_ps_mask(z, set1(last_z), _CMP_EQ_OQ);
+    const __mmask16 keeps = _mm512_cmp_ps_mask(z, set1(last_z), _CMP_GT_OQ) |
+                            _mm512_mask_cmple_epi32_mask(equal, id, _mm512_set1_epi32(last_id));
+    _mm512_storeu_si512(c.ids + left, _mm512_maskz_compress_epi32(keeps, id));
+    store(c.e + left, _mm512_maskz_compress_ps(keeps, e));
+    left += __builtin_popcount(keeps);
   }
+#endif
+  for (; i < count; i++) {
+    const float z = c.z[i], e = c.e[i];
+    const int32_t id = c.ids[i];
+    c.ids[left] = id;
+    c.e[left] = e;
+    left += (z > last_z) | ((z == last_z) & (id <= last_id));
+  }
+  double all = 0;
+  for (i = 0; i < left; i++) all += c.e[i];
   int64_t place = 0;
   sum = 0;
-  for (int64_t i = 0; i < left && sum <= all * u; i++) {
-    if (e[i] == 0) continue;
-    sum += e[i];
+  for (i = 0; i < left && sum <= all * u; i++) {
+    if (c.e[i] == 0) continue;
+    sum += c.e[i];
     place = i;
   }
-  *logprob = (float)(::log((double)e[place]) - ::log(all));
-  return (int64_t)(uint32_t)pairs[place];
+  *logprob = (float)(::log((double)c.e[place]) - ::log(all));
+  return c.ids[place];
 }
 
-// Of the tokens in `pairs`, `count` of them `above` a bound, by ascending id: the one that u draws after truncation, and its
-// log-probability.
+// The candidates to rank, where their ids were.
+static void rank_all(const Scores& row, uint64_t* pairs, int64_t count) {
+  for (int64_t i = count - 1; i >= 0; i--) {
+    int32_t id;
+    memcpy(&id, (const char*)pairs + i * 4, sizeof id);
+    pairs[i] = ranked(row.logits[id] * row.factor, id);
+  }
+}
+
+// Of the tokens in `pairs` (their ids alone if top-p alone truncates), `count` of them `above` a bound, by ascending id: the one
+// that u draws after truncation, and its log-probability.
 static int64_t draw_truncated(const Scores& row, const Truncation& t, uint64_t* pairs, uint64_t* other, int64_t count,
                               const Bound& above, double total, double u, float* logprob) {
-  const bool selects = t.top_p < 1 && t.limit >= row.size && !(t.min_p > 0);
-  if (selects && count > 0) {
-    const int64_t id = draw_top_p(row, t.top_p, pairs, other, count, total, u, logprob);
+  const bool selects = t.selects(row.size);
+  const Candidates candidates = Candidates::in(pairs, other, row.size);
+  if (selects) {
+    const int64_t id = count > 0 ? draw_top_p(row, t.top_p, candidates, count, total, u, logprob) : -1;
     if (id >= 0) return id;
+    rank_all(row, pairs, count);
   }
   sort_pairs(pairs, other, count);
   int64_t left = kept(row, t, pairs, count, above.certain, total);
   for (float bound = above.lower; left < 0; bound = -INFINITY) {
     const bool all = bound == -INFINITY;
     count = 0;
-    if (all)
-      for (; count < row.size; count++) pairs[count] = ranked(row.logits[count] * row.factor, count);
-    else
-      for (int64_t i = 0; i < row.size; i += W) count = collect(row, i, differences(row, i), set1(bound), pairs, count);
-    if (selects) {
-      const int64_t id = draw_top_p(row, t.top_p, pairs, other, count, total, u, logprob);
+    if (selects && !all) {
+      for (int64_t i = 0; i < row.size; i += W)
+        count = collect_ids(row, i, differences(row, i), set1(bound), candidates.ids, count);
+      const int64_t id = draw_top_p(row, t.top_p, candidates, count, total, u, logprob);
       if (id >= 0) return id;
+      rank_all(row, pairs, count);
+    } else if (all) {
+      for (; count < row.size; count++) pairs[count] = ranked(row.logits[count] * row.factor, count);
+    } else {
+      for (int64_t i = 0; i < row.size; i += W) count = collect(row, i, differences(row, i), set1(bound), pairs, count);
     }
     sort_pairs(pairs, other, count);
     left = kept(row, t, pairs, count, all, total);
@@ -390,7 +467,7 @@ static int64_t draw_truncated(const Scores& row, const Truncation& t, uint64_t* 
 }
 
 // Bytes of a slot of a thread's scratch memory: penalized logits (0), ranked tokens and room to sort them (1, 2).
-INLINE int64_t sample_scratch(int slot, int64_t V) { return slot == 0 ? 4 * V : 8 * larger(V, 1); }
+INLINE int64_t sample_scratch(int slot, int64_t V) { return slot == 0 ? 4 * V : 8 * (larger(V, 1) + W); }
 
 // The row's logits with the repetition penalty on marked tokens.
 static const float* penalized(const Scores& row, const uint32_t* marks, float penalty) {
@@ -448,10 +525,16 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
     if (truncate) {
       kept_above = bound_of(row, truncation, maxima, pairs, other);
       const V bound = set1(kept_above.bound);
-      drawn = row_statistics(row.logits, size, inverse_temperature, row.max, [&](int64_t i, V d, V e) {
-        add_to(block, e);
-        count = collect(row, i, d, bound, pairs, count);
-      });
+      if (truncation.selects(size))
+        drawn = row_statistics(row.logits, size, inverse_temperature, row.max, [&](int64_t i, V d, V e) {
+          add_to(block, e);
+          count = collect_ids(row, i, d, bound, (int32_t*)pairs, count);
+        });
+      else
+        drawn = row_statistics(row.logits, size, inverse_temperature, row.max, [&](int64_t i, V d, V e) {
+          add_to(block, e);
+          count = collect(row, i, d, bound, pairs, count);
+        });
       total = sum_lanes(block);
     } else {
       int64_t done = 0;
