@@ -165,10 +165,11 @@ class Attention {
     bf16* p;
 
     inline __attribute__((always_inline)) void operator()() {
-      const V down = set1(-*shift), scale = set1(rows->scale);
+      const V down = set1(*shift), scale = set1(rows->scale);
       V s[KEYS / W], total = load(sum);
+      // Rounded before the maximum is subtracted, as that was: a fused difference of huge scores would be far above 0.
 #pragma GCC unroll 4
-      for (int64_t j = 0; j < KEYS / W; j++) s[j] = exp2_of_negative(fma(load(scores_of(scores, 0, j)), scale, down));
+      for (int64_t j = 0; j < KEYS / W; j++) s[j] = exp2_of_negative(sub(mul(load(scores_of(scores, 0, j)), scale), down));
 #pragma GCC unroll 4
       for (int64_t j = 0; j < KEYS / W; j++) total = add(total, s[j]);
       store(sum, total);

@@ -80,6 +80,7 @@ INLINE Pairs side_by_side(Halves first, Halves second) {
 // Past the caches, to a whole cache line (stream_fence).
 INLINE void stream(bf16* p, Pairs x) {
 #if defined(EMULATED_BF16)
+  if ((uintptr_t)p % 64 != 0) __builtin_trap();  // as the instruction faults
   memcpy(p, &x, sizeof x);
 #else
   _mm512_stream_si512((__m512i*)p, (__m512i)x);

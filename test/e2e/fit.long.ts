@@ -23,7 +23,7 @@ test("the suggested flags give a plan that fits; nothing fits into too little", 
   const planned = await grpo(["plan", ...flags, "--memory", "160MiB"]);
   expect(planned.out).toMatch(/there are +160 +fits/);
   expect(planned.code).toBe(0);
-  const none = await grpo(["plan", ...small, "--fit", "--memory", "100MiB"]);
+  const none = await grpo(["plan", ...small, "--fit", "--memory", "60MiB"]);
   expect(none.code).toBe(1);
   expect(none.out).toContain("nothing that was tried fits");
 });
@@ -51,12 +51,15 @@ test("more memory gives more, up to what is of use; given settings stay", async 
       less: ({ beta }) => (beta === 0 ? null : { beta: 0 }),
       more: () => null,
     };
-    // Adapters, the last resort, need none either.
-    expect(least.changes.slice(-3)).toMatchObject([
+    // Adapters, the last resort, need none either. In 4 bits, the weights of so small a model may save less than the
+    // panels take that are made of them.
+    expect(least.changes.filter(({ key }) => key !== "load_in_4bit").slice(-2)).toMatchObject([
       { key: "optim", value: "adamw_8bit", cost: expect.stringContaining("8 bits") },
       { key: "use_peft", value: true, cost: expect.stringContaining("adapters") },
-      { key: "load_in_4bit", value: true, cost: expect.stringContaining("4 bits") },
     ]);
+    const fourBits = measures.find(({ key }) => key === "load_in_4bit")!;
+    const limits = { completions: 64, row: 64, microBatchTokens: 2048, hasHostMemory: false };
+    expect(fourBits.less({ ...config, usePeft: true }, limits)).toEqual({ loadIn4bit: true });
     const whole = await fit(1, ["use_peft"]);
     expect(whole.changes.map(({ key }) => key)).not.toContain("use_peft");
     const without = await fit(1, ["use_peft"], [...measures, noReference]);
