@@ -1,56 +1,72 @@
 """Batched decoding with llama.cpp: completion tokens/s as one JSON line. Ids are made up: drawing them costs nothing here.
 
-The file is made from the model's folder by llama.cpp's convert_hf_to_gguf.py; it is converted to --dtype if it holds another.
+Each prompt is computed once and its keys and values, kept in --dtype, are copied to the sequences of its group. The GGUF file is
+made from the model's folder (llama_gguf.py); one that is given is converted to --dtype.
 """
-import argparse, json, os, resource, tempfile, time
+import argparse, json, os, resource, statistics, subprocess, sys, tempfile, time
 
-import cyllama.llama.llama_cpp as llama
+import llama_cpp
+from llama_context import Context
 
-FILE_TYPES = {"float32": 0, "float16": 1, "q8_0": 7, "bfloat16": 32}  # enum llama_ftype
+FILE_TYPES = {
+    "float32": llama_cpp.LLAMA_FTYPE_ALL_F32,
+    "float16": llama_cpp.LLAMA_FTYPE_MOSTLY_F16,
+    "bfloat16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16,
+}
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--gguf", required=True)
+parser.add_argument("--model", required=True)
+parser.add_argument("--gguf")
 parser.add_argument("--sequences", type=int, required=True)
+parser.add_argument("--num_generations", type=int, required=True)
 parser.add_argument("--prompt_tokens", type=int, required=True)
 parser.add_argument("--max_completion_length", type=int, required=True)
 parser.add_argument("--dtype", choices=list(FILE_TYPES), required=True)
 parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
 args = parser.parse_args()
 
-llama.disable_logging()
-llama.ggml_backend_load_all()
+
+def make_file(path):
+    """The model in --dtype. A process of its own, whose memory is not the rollout's, does it."""
+    if args.gguf:
+        params = llama_cpp.llama_model_quantize_default_params()
+        params.ftype, params.allow_requantize, params.nthread = FILE_TYPES[args.dtype], True, args.threads
+        if llama_cpp.llama_model_quantize(args.gguf.encode(), path.encode(), params) != 0:
+            sys.exit(f"--gguf {args.gguf}: llama.cpp does not convert it to {args.dtype}")
+        return
+    converter = os.path.join(os.path.dirname(os.path.abspath(__file__)), "llama_gguf.py")
+    made = subprocess.run([sys.executable, converter, "--model", args.model, "--gguf", path, "--dtype", args.dtype])
+    if made.returncode != 0:
+        sys.exit(made.returncode)
+
+
 with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, "model.gguf")
-    quantize = llama.LlamaModelQuantizeParams()
-    quantize.ftype, quantize.allow_requantize, quantize.nthread = FILE_TYPES[args.dtype], True, args.threads
-    llama.model_quantize(args.gguf, path, quantize)
-    model = llama.LlamaModel(path, llama.LlamaModelParams())
+    make_file(path)
     B, P, N = args.sequences, args.prompt_tokens, args.max_completion_length
-    params = llama.LlamaContextParams()
-    params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = B * (P + N + 8), 2048, 512, B
-    params.n_threads = params.n_threads_batch = args.threads
-    params.kv_unified = False
-    context = llama.LlamaContext(model, params)
+    context = Context(path, B, P + N, args.threads, args.dtype)
+    prompts = B // args.num_generations
 
-    def decode(rows):
-        batch = llama.LlamaBatch(n_tokens=max(1, len(rows)), embd=0, n_seq_max=B)
-        for token, position, sequence, logits in rows:
-            batch.add(token, position, [sequence], logits)
-        context.decode(batch)
-        context.synchronize()
+    def token(number):
+        return number % context.vocabulary
 
+    # Prompts are in the first sequences, and sequence s is of prompt s % prompts: streams of a batch have to be neighbours.
     start = time.perf_counter()
-    for s in range(B):
-        decode([(100 + (i * 131 + s) % 40000, i, s, i == P - 1) for i in range(P)])
-    prefilled = time.perf_counter()
+    context.decode([(token(i * 131 + s), i, s, i == P - 1) for s in range(prompts) for i in range(P)])
+    for s in range(prompts, B):
+        context.copy(s % prompts, s)
+    steps = []
     for n in range(N - 1):
-        decode([(100 + (n * 7919 + s * 31) % 40000, P + n, s, True) for s in range(B)])
-    end = time.perf_counter()
+        before = time.perf_counter()
+        context.decode([(token(n * 7919 + s * 31), P + n, s, True) for s in range(B)])
+        steps.append(time.perf_counter() - before)
+    seconds = time.perf_counter() - start
+    context.close()
 print(
     json.dumps(
         {
-            "tokens_per_second": B * N / (end - start),
-            "decode_tokens_per_second": B * (N - 1) / (end - prefilled),
+            "tokens_per_second": B * N / seconds,
+            "decode_tokens_per_second": B / statistics.median(steps),
             "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
     )

@@ -46,7 +46,7 @@ export interface Peer {
   readonly requirements: string;
   /** Whose versions are printed. */
   readonly packages: readonly string[];
-  readonly needs: readonly ("model" | "gguf")[];
+  readonly needs: readonly "model"[];
   readonly gpuOnly?: boolean;
   readonly readsProblems?: boolean;
   /** The words after `grpo bench`. */
@@ -236,10 +236,15 @@ const llama: Peer = {
   summary: "llama.cpp: a rollout",
   script: "llama_rollout.py",
   requirements: "requirements-llama.txt",
-  packages: ["cyllama"],
-  needs: ["model", "gguf"],
+  packages: ["llama_cpp_python", "gguf"],
+  needs: ["model"],
   ours: ourRollout,
-  theirs: (flags) => ({ args: words({ gguf: flags.gguf, threads: flags.threads, ...rolloutSizes(flags) }) }),
+  theirs: (flags) => ({
+    args: words({
+      ...{ model: flags.model, gguf: flags.gguf, threads: flags.threads },
+      ...{ num_generations: flags.numGenerations, ...rolloutSizes(flags) },
+    }),
+  }),
   rows: (ours, theirs) => [
     rolloutRow(ours, theirs),
     {

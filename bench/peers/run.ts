@@ -23,7 +23,10 @@ import { type Outcome, type Peer, type PeerFlags, peers } from "./peers.ts";
 
 const settings = {
   model: text(null, "FOLDER")`The model's folder, which both load. Needed by all but torch's ops.`,
-  gguf: text(null, "FILE")`llama: the same model as a GGUF file (llama.cpp's convert_hf_to_gguf.py makes it).`,
+  gguf: text(
+    null,
+    "FILE",
+  )`llama: the same model as a GGUF file, for architectures other than Llama. null: made from the model's folder.`,
   data: text(
     null,
     "FILE",

@@ -141,7 +141,7 @@ describe("peers", () => {
   test.each([
     [["jax"], '"jax": give one peer of trl, torch, torch-update, llama, transformers, vllm'],
     [["trl"], "--model: trl needs it"],
-    [["llama", "--model", "M"], "--gguf: llama needs it"],
+    [["llama", "--gguf", "F"], "--model: llama needs it"],
     [["vllm", "--model", "M"], "vllm: runs on a GPU only"],
     [["torch", "--theads", "2"], "--theads: unknown setting; did you mean --threads?"],
   ])("refuses %j", (argv, message) => {
@@ -188,6 +188,16 @@ describe("peers", () => {
       { ours: [700], theirs: [200], better: "more" },
     ]);
     expect(() => peers.trl!.rows([outcome({ suite: "step", figures: [] })], [outcome(trl)])).toThrow("has no figure");
+  });
+
+  test("llama.cpp gets the groups, whose prompts it computes once, and a GGUF file only if one is given", () => {
+    const words = (...argv: string[]) =>
+      peers.llama!.theirs(readPeerFlags(["llama", "--model", "M", ...argv]).flags, { report: {}, peakMiB: 1 }, null)
+        .args;
+    expect(words("--prompts", "2").join(" ")).toBe(
+      "--model M --num_generations 8 --sequences 16 --prompt_tokens 64 --max_completion_length 64 --dtype bfloat16",
+    );
+    expect(words("--gguf", "F").slice(2, 4)).toEqual(["--gguf", "F"]);
   });
 
   test("torch gets the sizes of the ops that ours has measured", () => {

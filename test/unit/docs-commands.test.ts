@@ -40,6 +40,7 @@ const notOurs: Readonly<Record<string, string>> = {
   wandb: "of Python; test/e2e/trackers-python.test.ts runs wandb sync where it is installed",
   python3: "makes an environment for the peers, whose versions are pinned in requirements files",
   "peers/bin/pip": "needs a network",
+  "peers/bin/python": "compares llama.cpp with transformers, which have to be installed",
   pip: "needs a network",
   "nvidia-smi": "of NVIDIA's driver",
 };
