@@ -106,19 +106,11 @@ static TileQueries tile_queries(const TileGradient& g, int64_t rows) {
 // (rows, depth) to (width, rows), both in whole groups.
 static void transpose_rows(bf16* target, const bf16* source, int64_t rows, int64_t depth, int64_t width) {
   for (int64_t r = 0; r < rows; r += GROUP)
-    for (int64_t d = 0; d < width; d += PANEL) {
-      Pairs v[2][8];
-      for (int64_t half = 0; half < 2; half++) {
-#pragma GCC unroll 8
-        for (int64_t i = 0; i < 8; i++) v[half][i] = row_pairs(source + (r + half * PANEL + 2 * i) * depth + d, depth);
-        transpose_pairs(v[half]);
-      }
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < PANEL; i++) {
-        const Pairs row = i % 2 ? upper_halves(v[0][i / 2], v[1][i / 2]) : lower_halves(v[0][i / 2], v[1][i / 2]);
-        memcpy(target + (d + i) * rows + r, &row, sizeof row);
-      }
-    }
+    for (int64_t d = 0; d < width; d += PANEL)
+      transpose_group([&](int64_t i) __attribute__((always_inline)) { return row_pairs(source + (r + 2 * i) * depth + d, depth); },
+                      [&](int64_t i, const Pairs& row) __attribute__((always_inline)) {
+                        memcpy(target + (d + i) * rows + r, &row, sizeof row);
+                      });
 }
 
 static void read_queries(const TileGradient& g, int64_t start, int64_t from, int64_t tokens, int64_t h, TileQueries& t) {

@@ -90,32 +90,25 @@ void softcap_backward(void* dx, const float* y, int64_t n, float cap, int32_t gd
   });
 }
 
-void fill(float* x, int64_t n, float value) {
-  // What the caches cannot hold anyway is written past them, without reading it first.
-  constexpr int64_t BEYOND_CACHES = 4 << 20;
-  if (n < BEYOND_CACHES || (uintptr_t)x % sizeof(V) != 0) return each(x, n, [&](int64_t, int) { return set1(value); });
+// The same; `least` elements or more, which the caches could not hold, are written past them, without reading them first.
+template <class F>
+INLINE void each_past_caches(float* x, int64_t n, int64_t least, const F& f) {
+  if (n < least || (uintptr_t)x % sizeof(V) != 0) return each(x, n, f);
   blocks(n, [&](int64_t from, int64_t to) {
     int64_t i = from;
-    for (; i + W <= to; i += W) stream(x + i, set1(value));
-    store_upto(x + i, set1(value), (int)(to - i));
+    for (; i + W <= to; i += W) stream(x + i, f(i, W));
+    store_upto(x + i, f(i, (int)(to - i)), (int)(to - i));
     stream_fence();
   });
 }
 
-// A copy that the caches could not hold goes past them.
-static void copy_past_caches(float* y, const float* x, int64_t n) {
-  blocks(n, [&](int64_t from, int64_t to) {
-    int64_t i = from;
-    for (; i < to && ((uintptr_t)(y + i) & 63) != 0; i++) y[i] = x[i];
-    for (; i + W <= to; i += W) stream(y + i, load(x + i));
-    for (; i < to; i++) y[i] = x[i];
-    stream_fence();
-  });
+void fill(float* x, int64_t n, float value) {
+  each_past_caches(x, n, 4 << 20, [&](int64_t, int) { return set1(value); });
 }
 
 void cast(void* y, const void* x, int64_t n, int32_t ydtype, int32_t xdtype) {
-  constexpr int64_t LARGE = 1 << 20;
-  if (ydtype == 0 && xdtype == 0 && n >= LARGE) return copy_past_caches((float*)y, (const float*)x, n);
+  if (ydtype == 0 && xdtype == 0)
+    return each_past_caches((float*)y, n, 1 << 20, [&](int64_t i, int k) { return load_upto((const float*)x + i, k); });
   WITH_DTYPE(ydtype, TY, {
     blocks(n, [&](int64_t from, int64_t to) {
       if (xdtype == 2) {

@@ -143,6 +143,20 @@ INLINE void transpose_pairs(Pairs (&v)[N]) {
   }
 }
 
+// 32 rows of 16 columns to 16 rows of 32: pairs_of(i) gives rows 2i and 2i + 1 as pairs of a column, write(i, row) takes column i.
+template <class PairsOf, class Write>
+INLINE void transpose_group(const PairsOf& pairs_of, const Write& write) {
+  Pairs v[2][8];
+  for (int64_t half = 0; half < 2; half++) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < 8; i++) v[half][i] = pairs_of(half * 8 + i);
+    transpose_pairs(v[half]);
+  }
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < PANEL; i++)
+    write(i, i % 2 ? upper_halves(v[0][i / 2], v[1][i / 2]) : lower_halves(v[0][i / 2], v[1][i / 2]));
+}
+
 // Pairs of 16 columns over 16 k, (8 pairs of k, 16 n), to pairs over n, (8 pairs of n, 16 k): 8 × 8 blocks of two columns by two
 // k are transposed as a whole, then each within itself.
 INLINE void exchange_pairs(Pairs v[8]) {

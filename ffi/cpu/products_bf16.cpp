@@ -663,19 +663,13 @@ static void transpose(bf16* target, const bf16* x, int64_t ldx, int64_t tokens, 
   const int64_t depth = whole_groups(tokens);
   parallel(depth / GROUP, [&](int64_t group) {
     for (int64_t k = 0; k < whole_groups(K); k += PANEL) {
-      Pairs v[2][8];
-      for (int64_t half = 0; half < 2; half++) {
-        const int64_t t = group * GROUP + half * PANEL;
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) v[half][i] = row_pairs(x + t * ldx + k, ldx, 2 * i, tokens - t, K - k);
-        transpose_pairs(v[half]);
-      }
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < PANEL; i++) {
-        char* to = (char*)(target + ((k + i) / STRIP * depth + group * GROUP) * STRIP + (k + i) % STRIP * GROUP);
-        const Pairs row = i % 2 ? upper_halves(v[0][i / 2], v[1][i / 2]) : lower_halves(v[0][i / 2], v[1][i / 2]);
-        memcpy(to, &row, sizeof row);
-      }
+      transpose_group([&](int64_t i) __attribute__((always_inline)) {
+                        return row_pairs(x + group * GROUP * ldx + k, ldx, 2 * i, tokens - group * GROUP, K - k);
+                      },
+                      [&](int64_t i, const Pairs& row) __attribute__((always_inline)) {
+                        bf16* strip = target + ((k + i) / STRIP * depth + group * GROUP) * STRIP;
+                        memcpy(strip + (k + i) % STRIP * GROUP, &row, sizeof row);
+                      });
     }
   });
 }

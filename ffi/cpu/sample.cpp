@@ -283,6 +283,20 @@ static int64_t kept(const Scores& row, const Truncation& t, const uint64_t* pair
   return count < t.limit && !certain ? -1 : most;
 }
 
+// Which of the `count` exponentials that are kept, by ascending id, u draws, and its log-probability: the chain of the head comment.
+static int64_t draw_kept(const float* e, int64_t count, double u, float* logprob) {
+  double total = 0, sum = 0;
+  for (int64_t i = 0; i < count; i++) total += e[i];
+  int64_t place = 0;
+  for (int64_t i = 0; i < count && sum <= total * u; i++) {
+    if (e[i] == 0) continue;
+    sum += e[i];
+    place = i;
+  }
+  *logprob = (float)(::log((double)e[place]) - ::log(total));
+  return place;
+}
+
 // The tokens of a vector, elements from i on, with d = z − max at or above the bound, by ascending id. Up to W more are written.
 INLINE int64_t collect_ids(const Scores& row, int64_t i, V d, V bound, int32_t* ids, int64_t count) {
   uint32_t bits = at_least(d, bound);
@@ -356,15 +370,15 @@ static int64_t draw_top_p(const Scores& row, float top_p, const Candidates& c, i
   }
   if (bin == BINS || sum + mass < enough + room || sum >= enough - room) return -1;
   // Which of this bin's is the last: the first ones of it, by score, then by id.
-  int64_t size = 0, i = 0;
-  for (; i < count; i++)
+  int64_t size = 0;
+  for (int64_t i = 0; i < count; i++)
     if (c.bins[i] == bin) {
       if (size == c.most) return -1;  // no room to rank them
       c.near[size++] = ranked(c.z[i], c.ids[i]);
     }
   sort_pairs(c.near, c.near + size, size);
   uint64_t last = 0;
-  for (i = 0; i < size && sum < enough; i++) {
+  for (int64_t i = 0; i < size && sum < enough; i++) {
     last = c.near[i];
     sum += exp1(score_of(last) - row.max);
     if (sum < enough + room && sum >= enough - room) return -1;
@@ -372,8 +386,7 @@ static int64_t draw_top_p(const Scores& row, float top_p, const Candidates& c, i
   // Those up to the last one; without a branch.
   const float last_z = score_of(last);
   const int32_t last_id = (int32_t)(uint32_t)last;
-  int64_t left = 0;
-  i = 0;
+  int64_t left = 0, i = 0;
 #if defined(__AVX512F__)
   for (; i + W <= count; i += W) {
     const __m512 z = load(c.z + i), e = load(c.e + i);
@@ -393,17 +406,7 @@ static int64_t draw_top_p(const Scores& row, float top_p, const Candidates& c, i
     c.e[left] = e;
     left += (z > last_z) | ((z == last_z) & (id <= last_id));
   }
-  double all = 0;
-  for (i = 0; i < left; i++) all += c.e[i];
-  int64_t place = 0;
-  sum = 0;
-  for (i = 0; i < left && sum <= all * u; i++) {
-    if (c.e[i] == 0) continue;
-    sum += c.e[i];
-    place = i;
-  }
-  *logprob = (float)(::log((double)c.e[place]) - ::log(all));
-  return c.ids[place];
+  return c.ids[draw_kept(c.e, left, u, logprob)];
 }
 
 // The candidates to rank, where their ids were.
@@ -449,21 +452,11 @@ static int64_t draw_truncated(const Scores& row, const Truncation& t, uint64_t* 
   sort_pairs(pairs, other, left);
   float* e = (float*)other;
   for (int64_t i = 0; i < left; i++) e[i] = score_of(pairs[i] << 32);
-  total = 0;
   for (int64_t i = 0; i < left; i += W) {
     const int n = (int)smaller(W, left - i);
     store_upto(e + i, exp_below(sub(load_upto(e + i, n), set1(row.max))), n);
-    for (int64_t j = i; j < i + n; j++) total += e[j];
   }
-  double sum = 0;
-  int64_t place = 0;
-  for (int64_t i = 0; i < left && sum <= total * u; i++) {
-    if (e[i] == 0) continue;
-    sum += e[i];
-    place = i;
-  }
-  *logprob = (float)(::log((double)e[place]) - ::log(total));
-  return (int64_t)(pairs[place] >> 32);
+  return (int64_t)(pairs[draw_kept(e, left, u, logprob)] >> 32);
 }
 
 // Bytes of a slot of a thread's scratch memory: penalized logits (0), ranked tokens and room to sort them (1, 2).
@@ -525,16 +518,14 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
     if (truncate) {
       kept_above = bound_of(row, truncation, maxima, pairs, other);
       const V bound = set1(kept_above.bound);
-      if (truncation.selects(size))
+      const auto pass = [&](const auto& collected) {
         drawn = row_statistics(row.logits, size, inverse_temperature, row.max, [&](int64_t i, V d, V e) {
           add_to(block, e);
-          count = collect_ids(row, i, d, bound, (int32_t*)pairs, count);
+          count = collected(i, d);
         });
-      else
-        drawn = row_statistics(row.logits, size, inverse_temperature, row.max, [&](int64_t i, V d, V e) {
-          add_to(block, e);
-          count = collect(row, i, d, bound, pairs, count);
-        });
+      };
+      if (truncation.selects(size)) pass([&](int64_t i, V d) { return collect_ids(row, i, d, bound, (int32_t*)pairs, count); });
+      else pass([&](int64_t i, V d) { return collect(row, i, d, bound, pairs, count); });
       total = sum_lanes(block);
     } else {
       int64_t done = 0;

@@ -194,6 +194,7 @@ function* recompute(
   positions: Tensor,
   segments: Tensor,
   routes: LayerRoutes | null,
+  restores: boolean,
 ): Pieces {
   const { device, config } = model;
   const weights = model.weights.layers[layer]!;
@@ -206,7 +207,7 @@ function* recompute(
   yield;
   forwardOutput(model, attentionOutput(weights, b), b, b.attention);
   yield;
-  yield* forwardGlu(model, layer, b, routes, !restoresGlu(weights, null));
+  yield* forwardGlu(model, layer, b, routes, !restores);
   const output = mlpOutput(weights, b);
   if (!output?.norm) return;
   yield;
@@ -215,12 +216,18 @@ function* recompute(
 }
 
 /** Recomputes what `KeptActivations` leave out, by the same ops and so to the same bits. */
-function* recomputeElementwise(model: Model, weights: Layer<Weight>, b: LayerBuffers, input: Tensor): Pieces {
+function* recomputeElementwise(
+  model: Model,
+  weights: Layer<Weight>,
+  b: LayerBuffers,
+  input: Tensor,
+  restores: boolean,
+): Pieces {
   const { inputNorm, postNorm, mlp } = weights;
   forwardNorm(model, b.normed, b.rstd, input, inputNorm);
   forwardNorm(model, b.postNormed, b.postRstd, b.residual, postNorm);
   if (isExperts(mlp)) recomputeExperts(model, mlp, b);
-  else if (mlp.down.adapter) model.device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
+  else if (!restores) model.device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
   yield;
 }
 
@@ -317,8 +324,9 @@ export function* backwardLayer(
   // The forward pass has chosen the experts.
   const routes = routesOf(model, layer, routing && { ...routing, given: true }, T);
 
-  if (kept) yield* recomputeElementwise(model, weights, b, input);
-  else yield* recompute(model, layer, b, input, positions, segments, routes);
+  const restores = restoresGlu(weights, kept);
+  if (kept) yield* recomputeElementwise(model, weights, b, input, restores);
+  else yield* recompute(model, layer, b, input, positions, segments, routes, restores);
 
   const groups = model.weights.groups[layer]!;
   if (isExperts(mlp)) {
@@ -326,7 +334,7 @@ export function* backwardLayer(
     const dpost = gradientOf(gradients, postNorm!);
     ops.rmsnormBackward(g.dresidual, dpost, g.dnormed, b.residual, postNorm!, b.postRstd, g.dresidual);
   } else {
-    yield* backwardGlu(model, gradients, mlp, mlpOutput(weights, b)!, b, g, restoresGlu(weights, kept));
+    yield* backwardGlu(model, gradients, mlp, mlpOutput(weights, b)!, b, g, restores);
     const between = { normed: b.postNormed, x: b.residual, rstd: b.postRstd };
     yield* backwardInput(model, gradients, groups.gateUp, postNorm, g, g.dgateUp, between);
   }

@@ -13,7 +13,7 @@ export interface Asked {
   readonly receive?: readonly number[];
   /** What is sent begins beyond its allocation. */
   readonly beyond?: boolean;
-  /** It aborts its communicator once its messages are queued. */
+  /** It aborts its communicator once the other rank is done with its messages, however they ended there. */
   readonly leaves?: boolean;
   /** It is killed once all have joined. */
   readonly dies?: boolean;
@@ -107,6 +107,9 @@ try {
 } catch (error) {
   failure = errorText(error);
 }
+const doneFile = (of: number) => `${idFile}.${of} done`;
+writeFileSync(doneFile(rank), "");
+if (leaves) await until(() => existsSync(doneFile(peer)));
 const received = into.map(({ address, bytes }) => {
   const values = new Uint8Array(bytesAt(address, Math.max(bytes, 1))).subarray(0, bytes);
   return [bytes, values.every((value) => value === values[0]) ? (values[0] ?? 0) : -1] as const;

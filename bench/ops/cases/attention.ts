@@ -222,17 +222,20 @@ function alone(settings: AttentionSettings) {
   });
 }
 
-/** A NaN in one sequence stays there: it reaches its later tokens and, from a prompt, its completions, but never other groups. */
-function nan(Dh: number, x: ShortDType) {
-  return opCase("attentionForward", { values: "nan", Dh, x, groups: "5+3,4 6" }, (run: SuiteRun) => {
+/** The forward pass of two heads over `groups`, with drawn values that `spoil` changes. */
+function spoiled(
+  values: string,
+  groups: string,
+  { Dh, x }: { readonly Dh: number; readonly x: ShortDType },
+  spoil: (drawn: Float64Array, tokens: number, width: number) => void,
+) {
+  return opCase("attentionForward", { values, Dh, x, groups }, (run: SuiteRun) => {
     const shape = shapeOf({ H: 2, Hkv: 1, Dh });
-    const { segments, tokens } = segmentsOf("5+3,4 6");
+    const { segments, tokens } = segmentsOf(groups);
     const width = widthOf(shape);
-    const values = run.random.normal(tokens * width);
-    const spoiled = 6; // the first completion's second token: its query and its key
-    for (const column of [0, 2]) values[spoiled * width + column * Dh] = Number.NaN;
-    values[12 * width + 3 * Dh] = Number.NaN; // the second group's first token: its value
-    const qkv = run.slot("qkv", dtypes[x], [tokens, width], values);
+    const drawn = run.random.normal(tokens * width);
+    spoil(drawn, tokens, width);
+    const qkv = run.slot("qkv", dtypes[x], [tokens, width], drawn);
     const [out, lse] = [run.output("out", dtypes[x], [tokens, 2 * Dh]), run.output("lse", "float32", [tokens, 2])];
     const table = segmentTable(run, segments);
     run.run(({ ops }) => ops.attentionForward(out, lse, qkv, table, shape));
@@ -242,25 +245,23 @@ function nan(Dh: number, x: ShortDType) {
   });
 }
 
+/** A NaN in one sequence stays there: it reaches its later tokens and, from a prompt, its completions, but never other groups. */
+function nan(Dh: number, x: ShortDType) {
+  return spoiled("nan", "5+3,4 6", { Dh, x }, (drawn, _, width) => {
+    const token = 6; // the first completion's second: its query and its key
+    for (const column of [0, 2]) drawn[token * width + column * Dh] = Number.NaN;
+    drawn[12 * width + 3 * Dh] = Number.NaN; // the second group's first token: its value
+  });
+}
+
 /** Scores around 2³⁶, whose float32 neighbours are thousands apart: every query attends to the visible key with the largest. */
 function huge(Dh: number, x: ShortDType) {
-  return opCase("attentionForward", { values: "huge", Dh, x, groups: "70+3,40 6" }, (run: SuiteRun) => {
-    const shape = shapeOf({ H: 2, Hkv: 1, Dh });
-    const { segments, tokens } = segmentsOf("70+3,40 6");
-    const width = widthOf(shape);
-    const values = run.random.normal(tokens * width);
+  return spoiled("huge", "70+3,40 6", { Dh, x }, (drawn, tokens, width) => {
     for (let t = 0; t < tokens; t++) {
-      values.fill(0, t * width, t * width + 3 * Dh);
-      values[t * width] = values[t * width + Dh] = 2 ** 20;
-      values[t * width + 2 * Dh] = (((t * 37) % 127) + 1) * 2 ** 13;
+      drawn.fill(0, t * width, t * width + 3 * Dh);
+      drawn[t * width] = drawn[t * width + Dh] = 2 ** 20;
+      drawn[t * width + 2 * Dh] = (((t * 37) % 127) + 1) * 2 ** 13;
     }
-    const qkv = run.slot("qkv", dtypes[x], [tokens, width], values);
-    const [out, lse] = [run.output("out", dtypes[x], [tokens, 2 * Dh]), run.output("lse", "float32", [tokens, 2])];
-    const table = segmentTable(run, segments);
-    run.run(({ ops }) => ops.attentionForward(out, lse, qkv, table, shape));
-    const want = attention(qkv.at, segments, shape);
-    run.check(lse, want.lse, lses);
-    run.check(out, want.out, from(x, mean, x));
   });
 }
 

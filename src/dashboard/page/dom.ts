@@ -56,31 +56,24 @@ export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
   return element as T;
 }
 
-/** Runs `work` once before the next picture, however often it is asked for. */
-export function oncePerFrame(work: () => void): () => void {
+/** Runs `work` once when `later` comes to it, however often it is asked for until then. */
+function onceLater(later: (run: () => void) => void, work: () => void): () => void {
   let asked = false;
   return () => {
     if (asked) return;
     asked = true;
-    requestAnimationFrame(() => {
+    later(() => {
       asked = false;
       work();
     });
   };
 }
 
+/** Runs `work` once before the next picture, however often it is asked for. */
+export const oncePerFrame = (work: () => void): (() => void) => onceLater((run) => requestAnimationFrame(run), work);
+
 /** Runs `work` so many milliseconds after it is asked for, however often it is asked for until then. */
-export function onceWithin(ms: number, work: () => void): () => void {
-  let asked = false;
-  return () => {
-    if (asked) return;
-    asked = true;
-    setTimeout(() => {
-      asked = false;
-      work();
-    }, ms);
-  };
-}
+export const onceWithin = (ms: number, work: () => void): (() => void) => onceLater((run) => setTimeout(run, ms), work);
 
 /** Whether keys belong to a field that takes text or moves by itself. */
 export const takesKeys = (target: EventTarget | null): boolean =>
